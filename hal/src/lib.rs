@@ -1,0 +1,33 @@
+//! The body's vocabulary: time, joints, frames, devices, kinematics and safety.
+//!
+//! Everything above this crate speaks in its words: an [`Instant`] is a point on the monotonic clock, a [`JointState`]
+//! is stamped when it was sampled, a [`Frame`] knows when it was captured, and the only command an [`Arm`] accepts is a
+//! [`SafeCommand`], which only a [`SafetyFilter`] can make.
+//!
+//! Shapes: `D` joints, `h w c` image. Angles are radians, times are [`Instant`] and `Duration`, never bare numbers.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod arm;
+mod frame;
+mod joints;
+mod kinematics;
+mod safety;
+mod spec;
+mod time;
+
+pub use arm::{Arm, BusError, CommandSink, Robot, RobotError, Sent};
+pub use frame::{Camera, CameraError, Frame};
+pub use joints::{JointState, JointVec, MAX_JOINTS, StateRing, StateRingError};
+pub use kinematics::{Chain, ChainLink, Kinematics, KinematicsError};
+pub use safety::{
+    CommandMode, HeldCause, JointCommand, JointLimits, Limit, Motion, SafeCommand, SafetyError, SafetyFilter,
+    SafetyLimits, Verdict, WorkspaceBox,
+};
+pub use spec::{CameraSpec, ControlSpec, JointSpec, Pacing, RobotSpec, SpecError, StopCategory};
+pub use time::{Clock, Instant, MonotonicClock, MotionTime, SimulatedClock};
+
+/// Robot descriptions that come with the crate.
+pub mod robots {
+    /// The simulated 5-joint arm with a jaw that the built-in demonstration drives.
+    pub const SO101_SIM: &str = include_str!("../robots/so101_sim.toml");
+}

@@ -1,0 +1,218 @@
+//! What the numbers of a state or an action row mean, and the way from normalised rows to joint positions.
+
+use endplate_calibration::Quantiles;
+
+use crate::policy::PolicyError;
+
+/// The largest magnitude in normalised units that is believed: three times the half-range between the quantiles the
+/// policy was trained on. A row further out refuses its chunk; joint limits are checked again, tighter, by the safety
+/// filter.
+pub const NORMALISED_LIMIT: f64 = 3.0;
+
+/// Unit of a state or action dimension.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Radians.
+    Rad,
+    /// Metres.
+    M,
+}
+
+impl Unit {
+    /// Its name in `policy.toml`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rad => "rad",
+            Self::M => "m",
+        }
+    }
+}
+
+/// What an action dimension commands. End-effector and base kinds are not built and refused at load.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum ActionKind {
+    /// A joint position.
+    JointAbs,
+    /// A joint position minus the position observed at the anchor.
+    JointRel,
+    /// A gripper position.
+    Gripper,
+}
+
+/// How to go from one row to the next.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Interpolation {
+    /// A smooth curve through the rows.
+    Smooth,
+    /// Spherical, for rotations.
+    Slerp,
+    /// The row's value until the next row.
+    Hold,
+}
+
+/// How to go from one chunk to the next.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Blending {
+    /// Weighted average where both have rows.
+    Average,
+    /// One or the other, never between.
+    Latch,
+}
+
+/// One dimension of the observed state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDim {
+    /// Joint name.
+    pub name: String,
+    /// Its unit.
+    pub unit: Unit,
+}
+
+/// One dimension of an action row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActionDim {
+    /// Joint name.
+    pub name: String,
+    /// What it commands.
+    pub kind: ActionKind,
+    /// Its unit.
+    pub unit: Unit,
+    /// Between rows.
+    pub interpolation: Interpolation,
+    /// Between chunks.
+    pub blending: Blending,
+    /// For a relative dimension, the state dimension of the same name.
+    anchor: Option<usize>,
+}
+
+/// The dimensions of an action row, their statistics and the state they are relative to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActionSpace {
+    dims: Vec<ActionDim>,
+    quantiles: Quantiles,
+}
+
+/// Rows as the model makes them, `[H, D]`, normalised. Never leaves this crate: it cannot be written to an arm.
+#[derive(Clone, Debug)]
+pub(crate) struct NormalisedRows {
+    values: Vec<f64>,
+    dims: usize,
+}
+
+impl NormalisedRows {
+    pub(crate) fn new(horizon: usize, dims: usize) -> Self {
+        Self { values: vec![0.0; horizon * dims], dims }
+    }
+
+    /// `[H, D]` row-major.
+    pub(crate) fn values_mut(&mut self) -> &mut [f64] {
+        &mut self.values
+    }
+}
+
+impl ActionDim {
+    /// A dimension; `states` are searched for the joint a relative dimension belongs to. `None` when there is none.
+    pub(crate) fn new(
+        name: String,
+        kind: ActionKind,
+        unit: Unit,
+        interpolation: Interpolation,
+        blending: Blending,
+        states: &[StateDim],
+    ) -> Option<Self> {
+        let anchor = match kind {
+            ActionKind::JointRel => Some(states.iter().position(|state| state.name == name && state.unit == unit)?),
+            ActionKind::JointAbs | ActionKind::Gripper => None,
+        };
+        Some(Self { name, kind, unit, interpolation, blending, anchor })
+    }
+}
+
+impl ActionSpace {
+    /// An action space; `quantiles` has one entry per dimension.
+    pub(crate) fn new(dims: Vec<ActionDim>, quantiles: Quantiles) -> Self {
+        Self { dims, quantiles }
+    }
+
+    /// The dimensions, in order.
+    pub fn dims(&self) -> &[ActionDim] {
+        &self.dims
+    }
+
+    /// The statistics the rows were normalised with.
+    pub fn quantiles(&self) -> &Quantiles {
+        &self.quantiles
+    }
+
+    /// Turns normalised rows into absolute joint rows, `[H, D]` in the dimensions' units, with `state` (`[S]`, same
+    /// units) observed at the anchor.
+    ///
+    /// # Errors
+    /// [`PolicyError::NonFinite`] and [`PolicyError::OutOfRange`] with the first row and dimension concerned.
+    pub(crate) fn to_absolute(
+        &self,
+        normalised: &NormalisedRows,
+        state: &[f64],
+        rows: &mut [f64],
+    ) -> Result<(), PolicyError> {
+        debug_assert_eq!(normalised.values.len(), rows.len());
+        debug_assert_eq!(normalised.dims, self.dims.len());
+        let rows = rows.chunks_exact_mut(self.dims.len());
+        for (row, (from, into)) in normalised.values.chunks_exact(normalised.dims).zip(rows).enumerate() {
+            for (dim, (action, (value, slot))) in self.dims.iter().zip(from.iter().zip(into)).enumerate() {
+                if !value.is_finite() {
+                    return Err(PolicyError::NonFinite { row, dim });
+                }
+                if value.abs() > NORMALISED_LIMIT {
+                    return Err(PolicyError::OutOfRange { row, dim, value: *value, limit: NORMALISED_LIMIT });
+                }
+                let origin = action.anchor.map_or(0.0, |joint| state[joint]);
+                *slot = self.quantiles.denormalise(dim, *value) + origin;
+                if !slot.is_finite() {
+                    return Err(PolicyError::NonFinite { row, dim });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space() -> ActionSpace {
+        let states =
+            vec![StateDim { name: "pan".into(), unit: Unit::Rad }, StateDim { name: "lift".into(), unit: Unit::Rad }];
+        let dim = |name: &str, kind| {
+            ActionDim::new(name.into(), kind, Unit::Rad, Interpolation::Smooth, Blending::Average, &states)
+        };
+        let dims = vec![dim("lift", ActionKind::JointRel).unwrap(), dim("jaw", ActionKind::Gripper).unwrap()];
+        assert!(dim("elbow", ActionKind::JointRel).is_none(), "a relative dimension needs an observed joint");
+        ActionSpace::new(dims, Quantiles::new(vec![-0.5, 0.0], vec![0.5, 1.6]).unwrap())
+    }
+
+    #[test]
+    fn relative_rows_are_added_to_the_observed_joint_and_absolute_ones_are_not() {
+        let mut normalised = NormalisedRows::new(2, 2);
+        normalised.values_mut().copy_from_slice(&[-1.0, -1.0, 0.0, 1.0]);
+        let mut rows = [0.0; 4];
+        space().to_absolute(&normalised, &[7.0, 0.25], &mut rows).unwrap();
+        for (got, want) in rows.iter().zip([-0.25, 0.0, 0.25, 1.6]) {
+            assert!((got - want).abs() < 2e-6, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn nan_inf_and_far_values_refuse_the_chunk_with_their_place() {
+        for (value, kind) in
+            [(f64::NAN, "non_finite"), (f64::INFINITY, "non_finite"), (1e6, "out_of_range"), (-3.1, "out_of_range")]
+        {
+            let mut normalised = NormalisedRows::new(2, 2);
+            normalised.values_mut()[3] = value;
+            let error = space().to_absolute(&normalised, &[0.0, 0.0], &mut [0.0; 4]).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert!(error.to_string().contains("row 1, dimension 1"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! `policy.toml` as it is written: raw serde structs that refuse unknown keys. [`super::spec`] validates them.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPolicy {
+    pub format: u32,
+    pub name: String,
+    pub family: String,
+    pub robot: String,
+    pub precision: String,
+    #[serde(default)]
+    pub description: String,
+    pub engines: BTreeMap<String, RawTolerance>,
+    pub files: BTreeMap<String, String>,
+    pub cameras: Vec<RawCamera>,
+    pub state: Vec<RawState>,
+    pub action: Vec<RawAction>,
+    pub chunk: RawChunk,
+    pub prompt: RawPrompt,
+    pub model: RawModel,
+    pub decoding: RawDecoding,
+    pub budget: RawBudget,
+    #[serde(default)]
+    pub training: Option<RawTraining>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTolerance {
+    pub visual: f64,
+    pub logits: f64,
+    pub action_rad: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCamera {
+    pub name: String,
+    pub width: u32,
+    pub height: u32,
+    pub resize: String,
+    pub pad: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawState {
+    pub name: String,
+    pub unit: String,
+    pub q01: f64,
+    pub q99: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAction {
+    pub name: String,
+    pub kind: String,
+    pub unit: String,
+    pub interpolation: String,
+    pub blending: String,
+    pub q01: f64,
+    pub q99: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawChunk {
+    pub horizon: usize,
+    pub row_period_s: f64,
+    pub execute_rows: usize,
+    pub observation_lag_s: f64,
+    pub max_skew_s: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPrompt {
+    pub max_text_tokens: usize,
+    pub state_bins: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawModel {
+    pub width: usize,
+    pub layers: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub visual_tokens: usize,
+    pub prefix: usize,
+    pub max_tokens: usize,
+    pub slab: usize,
+    pub vocabulary: usize,
+    pub action_offset: usize,
+    pub exit_layer: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDecoding {
+    pub strategy: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBudget {
+    pub vision_ms: f64,
+    pub prefill_ms: f64,
+    pub token_ms: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTraining {
+    pub script: String,
+    pub seed: u64,
+    pub dataset_digest: String,
+    pub steps: u64,
+}

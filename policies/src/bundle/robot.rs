@@ -1,0 +1,134 @@
+//! Whether a policy and a robot belong together.
+
+use std::fmt;
+
+use endplate_hal::RobotSpec;
+
+use super::PolicySpec;
+use crate::action_space::Unit;
+
+/// One way in which a policy and a robot do not fit. Its text says what to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// Trained on another embodiment.
+    Embodiment {
+        /// The policy's.
+        policy: String,
+        /// The robot's.
+        robot: String,
+    },
+    /// Another number of joints.
+    JointCount {
+        /// `"state"` or `"action"`.
+        list: &'static str,
+        /// The policy's.
+        policy: usize,
+        /// The robot's.
+        robot: usize,
+    },
+    /// A joint the robot does not have.
+    NoSuchJoint {
+        /// `"state"` or `"action"`.
+        list: &'static str,
+        /// The policy's name for it.
+        joint: String,
+    },
+    /// A joint in another place.
+    JointOrder {
+        /// `"state"` or `"action"`.
+        list: &'static str,
+        /// The joint.
+        joint: String,
+        /// Its place in the policy.
+        policy: usize,
+        /// Its place in the robot.
+        robot: usize,
+    },
+    /// A joint in another unit.
+    JointUnit {
+        /// `"state"` or `"action"`.
+        list: &'static str,
+        /// The joint.
+        joint: String,
+        /// The policy's unit; the robot's is rad.
+        policy: Unit,
+    },
+    /// A camera the robot does not have.
+    NoSuchCamera {
+        /// The policy's name for it.
+        camera: String,
+        /// The robot's cameras.
+        robot: Vec<String>,
+    },
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embodiment { policy, robot } => {
+                write!(
+                    f,
+                    "the policy was trained on robot `{policy}` and this is `{robot}`: use a policy of this robot"
+                )
+            }
+            Self::JointCount { list, policy, robot } => {
+                write!(
+                    f,
+                    "the policy has {policy} {list} dimensions and the robot {robot} joints: use matching descriptions"
+                )
+            }
+            Self::NoSuchJoint { list, joint } => {
+                write!(
+                    f,
+                    "{list} dimension `{joint}` is no joint of the robot: name the joints alike in robot.toml and policy.toml"
+                )
+            }
+            Self::JointOrder { list, joint, policy, robot } => {
+                write!(
+                    f,
+                    "{list} dimension `{joint}` is number {policy} in the policy and {robot} in the robot: list the joints in one order"
+                )
+            }
+            Self::JointUnit { list, joint, policy } => {
+                write!(f, "{list} dimension `{joint}` is in {} in the policy and in rad in the robot", policy.name())
+            }
+            Self::NoSuchCamera { camera, robot } => {
+                write!(
+                    f,
+                    "camera slot `{camera}` is no camera of the robot, which has {robot:?}: name the cameras alike"
+                )
+            }
+        }
+    }
+}
+
+/// Compares a policy with a robot: embodiment, joints by name and order, units, cameras by name. Empty when they fit.
+pub fn check_robot(policy: &PolicySpec, robot: &RobotSpec) -> Vec<Mismatch> {
+    let mut found = Vec::new();
+    if policy.robot != robot.name {
+        found.push(Mismatch::Embodiment { policy: policy.robot.clone(), robot: robot.name.clone() });
+    }
+    let state: Vec<(&str, Unit)> = policy.state.iter().map(|dim| (dim.name.as_str(), dim.unit)).collect();
+    let action: Vec<(&str, Unit)> = policy.actions.dims().iter().map(|dim| (dim.name.as_str(), dim.unit)).collect();
+    for (list, dims) in [("state", state), ("action", action)] {
+        if dims.len() != robot.joints.len() {
+            found.push(Mismatch::JointCount { list, policy: dims.len(), robot: robot.joints.len() });
+        }
+        for (index, (name, unit)) in dims.into_iter().enumerate() {
+            let joint = name.to_owned();
+            match robot.joints.iter().position(|joint| joint.name == name) {
+                None => found.push(Mismatch::NoSuchJoint { list, joint }),
+                Some(at) if at != index => found.push(Mismatch::JointOrder { list, joint, policy: index, robot: at }),
+                Some(_) if unit != Unit::Rad => found.push(Mismatch::JointUnit { list, joint, policy: unit }),
+                Some(_) => {}
+            }
+        }
+    }
+    for slot in &policy.cameras {
+        if !robot.cameras.iter().any(|camera| camera.name == slot.name) {
+            let robot = robot.cameras.iter().map(|camera| camera.name.clone()).collect();
+            found.push(Mismatch::NoSuchCamera { camera: slot.name.clone(), robot });
+        }
+    }
+    found
+}

@@ -1,0 +1,161 @@
+//! Action chunks: what a policy answers with.
+
+use core::time::Duration;
+
+use crate::bundle::PolicySpec;
+use crate::observation::{Anchor, Epoch};
+
+/// Wall time each stage of one inference took; for metrics only, never for control.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct Stages {
+    /// Resize and layout of the images.
+    pub preprocess: Duration,
+    /// Images to visual tokens.
+    pub vision: Duration,
+    /// Prompt and prefix.
+    pub prefill: Duration,
+    /// Token by token generation.
+    pub decode: Duration,
+    /// Tokens to joint rows.
+    pub postprocess: Duration,
+    /// Action tokens generated.
+    pub tokens: u32,
+    /// Decoder passes in full-stack equivalents (layers run ÷ layers), prefill apart.
+    pub passes: f64,
+}
+
+impl Stages {
+    /// All stages together.
+    pub fn total(&self) -> Duration {
+        self.preprocess + self.vision + self.prefill + self.decode + self.postprocess
+    }
+}
+
+/// `[H, D]` absolute joint rows with the point they belong to.
+///
+/// Preallocated and reused: [`Policy::infer`](crate::Policy::infer) fills it, and its contents are valid only after
+/// `Ok`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActionChunk {
+    horizon: usize,
+    dims: usize,
+    rows: Vec<f64>,
+    period: Duration,
+    anchor: Anchor,
+    epoch: Epoch,
+    error_bound: Option<f64>,
+    stages: Stages,
+}
+
+impl ActionChunk {
+    /// A chunk of `horizon` rows of `dims` zeros.
+    pub fn new(horizon: usize, dims: usize) -> Self {
+        Self {
+            horizon,
+            dims,
+            rows: vec![0.0; horizon * dims],
+            period: Duration::ZERO,
+            anchor: Anchor::default(),
+            epoch: Epoch::default(),
+            error_bound: None,
+            stages: Stages::default(),
+        }
+    }
+
+    /// A chunk of the size a policy fills.
+    pub fn for_spec(spec: &PolicySpec) -> Self {
+        Self::new(spec.chunk.horizon, spec.actions.dims().len())
+    }
+
+    /// `H`, rows.
+    pub fn horizon(&self) -> usize {
+        self.horizon
+    }
+
+    /// `D`, action dimensions.
+    pub fn dims(&self) -> usize {
+        self.dims
+    }
+
+    /// `[H, D]` row-major, absolute, rad (m for prismatic joints).
+    pub fn rows(&self) -> &[f64] {
+        &self.rows
+    }
+
+    /// Row `index`, `[D]`; `None` past the horizon.
+    pub fn row(&self, index: usize) -> Option<&[f64]> {
+        if index >= self.horizon {
+            return None;
+        }
+        self.rows.get(index * self.dims..(index + 1) * self.dims)
+    }
+
+    /// `[H, D]` row-major, for a policy to fill.
+    pub fn rows_mut(&mut self) -> &mut [f64] {
+        &mut self.rows
+    }
+
+    /// Motion time between rows.
+    pub fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// What row 0 belongs to.
+    pub fn anchor(&self) -> Anchor {
+        self.anchor
+    }
+
+    /// The epoch it was asked for in.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The largest error of a row in normalised units when generation stopped early; `None` for a complete chunk.
+    pub fn error_bound(&self) -> Option<f64> {
+        self.error_bound
+    }
+
+    /// Where the time went.
+    pub fn stages(&self) -> &Stages {
+        &self.stages
+    }
+
+    /// Everything but the rows, for a policy to fill.
+    pub fn set(&mut self, period: Duration, anchor: Anchor, epoch: Epoch, error_bound: Option<f64>, stages: Stages) {
+        self.period = period;
+        self.anchor = anchor;
+        self.epoch = epoch;
+        self.error_bound = error_bound;
+        self.stages = stages;
+    }
+
+    /// Copies another chunk.
+    ///
+    /// # Real-time
+    /// Does not allocate when both have the same size.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.horizon = other.horizon;
+        self.dims = other.dims;
+        self.rows.clear();
+        self.rows.extend_from_slice(&other.rows);
+        self.set(other.period, other.anchor, other.epoch, other.error_bound, other.stages);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_by_index_and_end_at_the_horizon() {
+        let mut chunk = ActionChunk::new(2, 3);
+        for (i, value) in chunk.rows_mut().iter_mut().enumerate() {
+            *value = i as f64;
+        }
+        assert_eq!(chunk.row(1), Some(&[3.0, 4.0, 5.0][..]));
+        assert_eq!(chunk.row(2), None);
+        let mut copy = ActionChunk::new(2, 3);
+        copy.copy_from(&chunk);
+        assert_eq!(copy, chunk);
+    }
+}

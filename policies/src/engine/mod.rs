@@ -1,0 +1,436 @@
+//! Inference engines behind one trait: load a graph against a contract, bind its tensors once, run.
+//!
+//! A [`Contract`] states which tensors a graph must declare. An engine checks the graph against it at load, so that a
+//! wrong name, element type or shape is a typed error before the robot moves and never a failure in the loop. The
+//! tensors are then reached by [`InputSlot`] and [`OutputSlot`], which the contract handed out: no name is looked up
+//! while running.
+
+use std::fmt;
+use std::sync::Arc;
+
+#[cfg(feature = "ort")]
+pub mod ort;
+#[cfg(feature = "tract")]
+pub mod tract;
+
+/// Element type of a graph's tensor.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit float.
+    F32,
+    /// 64-bit signed integer.
+    I64,
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::I64 => "i64",
+        })
+    }
+}
+
+/// One tensor a graph must declare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name in the graph.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Static shape, outermost dimension first.
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// An input of a [`Contract`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct InputSlot(usize);
+
+/// An output of a [`Contract`]; outputs are always f32.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct OutputSlot(usize);
+
+/// The tensors a graph must declare: exactly these, by name, in any order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contract {
+    inputs: Vec<TensorSpec>,
+    outputs: Vec<TensorSpec>,
+}
+
+impl Contract {
+    /// A contract without tensors.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an f32 input and returns its slot.
+    pub fn input_f32(&mut self, name: impl Into<String>, shape: &[usize]) -> InputSlot {
+        self.inputs.push(TensorSpec { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec() });
+        InputSlot(self.inputs.len() - 1)
+    }
+
+    /// Adds an i64 input and returns its slot.
+    pub fn input_i64(&mut self, name: impl Into<String>, shape: &[usize]) -> InputSlot {
+        self.inputs.push(TensorSpec { name: name.into(), dtype: Dtype::I64, shape: shape.to_vec() });
+        InputSlot(self.inputs.len() - 1)
+    }
+
+    /// Adds an f32 output and returns its slot.
+    pub fn output_f32(&mut self, name: impl Into<String>, shape: &[usize]) -> OutputSlot {
+        self.outputs.push(TensorSpec { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec() });
+        OutputSlot(self.outputs.len() - 1)
+    }
+
+    /// The inputs, in slot order.
+    pub fn inputs(&self) -> &[TensorSpec] {
+        &self.inputs
+    }
+
+    /// The outputs, in slot order.
+    pub fn outputs(&self) -> &[TensorSpec] {
+        &self.outputs
+    }
+}
+
+/// A file that initialisers of a graph point into, held in memory.
+#[derive(Clone)]
+pub struct ExternalFile {
+    /// The name the graph uses as the data's location.
+    pub name: String,
+    /// The whole file.
+    pub bytes: Arc<[u8]>,
+}
+
+/// One graph to load.
+#[derive(Copy, Clone)]
+pub struct GraphSource<'a> {
+    /// The name errors use.
+    pub name: &'a str,
+    /// The serialised ONNX model.
+    pub onnx: &'a [u8],
+    /// The files its external initialisers may name; no other file is read.
+    pub external: &'a [ExternalFile],
+}
+
+/// Side of a graph a tensor stands on.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Fed by the caller.
+    Input,
+    /// Computed by the graph.
+    Output,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Input => "input",
+            Self::Output => "output",
+        })
+    }
+}
+
+/// Why an engine could not load or run a graph.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum EngineError {
+    /// The engine could not build the graph.
+    #[error("{engine} could not load graph `{graph}`: {detail}")]
+    Load {
+        /// The engine.
+        engine: &'static str,
+        /// The graph.
+        graph: String,
+        /// What the engine said.
+        detail: String,
+    },
+    /// A tensor the contract asks for is not declared.
+    #[error("graph `{graph}` declares no {direction} `{tensor}`; it declares {declared:?}")]
+    MissingTensor {
+        /// The graph.
+        graph: String,
+        /// Input or output.
+        direction: Direction,
+        /// The tensor asked for.
+        tensor: String,
+        /// The names the graph declares.
+        declared: Vec<String>,
+    },
+    /// The graph declares a tensor the contract does not know.
+    #[error("graph `{graph}` declares the {direction} `{tensor}`, which its contract does not know")]
+    UnknownTensor {
+        /// The graph.
+        graph: String,
+        /// Input or output.
+        direction: Direction,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor has another element type.
+    #[error("{direction} `{tensor}` of graph `{graph}` is {got} and must be {expected}")]
+    Dtype {
+        /// The graph.
+        graph: String,
+        /// Input or output.
+        direction: Direction,
+        /// The tensor.
+        tensor: String,
+        /// The contract's type.
+        expected: Dtype,
+        /// The graph's type.
+        got: String,
+    },
+    /// A tensor has another shape, or one that is not static.
+    #[error("{direction} `{tensor}` of graph `{graph}` has shape {got} and must have {expected:?}")]
+    Shape {
+        /// The graph.
+        graph: String,
+        /// Input or output.
+        direction: Direction,
+        /// The tensor.
+        tensor: String,
+        /// The contract's shape.
+        expected: Vec<usize>,
+        /// The graph's shape.
+        got: String,
+    },
+    /// An initialiser lies outside the file that should hold it, or names a file that was not given.
+    #[error("initialiser `{tensor}` of graph `{graph}` is bytes {offset}+{length} of `{file}`, which {}", match .len { Some(len) => format!("has {len} bytes"), None => "was not given".to_owned() })]
+    External {
+        /// The graph.
+        graph: String,
+        /// The initialiser.
+        tensor: String,
+        /// The file it names.
+        file: String,
+        /// First byte.
+        offset: usize,
+        /// Number of bytes.
+        length: usize,
+        /// Length of the file, where it was given.
+        len: Option<usize>,
+    },
+    /// The graph failed while running.
+    #[error("{engine} failed to run graph `{graph}`: {detail}")]
+    Run {
+        /// The engine.
+        engine: &'static str,
+        /// The graph.
+        graph: String,
+        /// What the engine said.
+        detail: String,
+    },
+    /// A slot of another contract, or a tensor used as the other element type.
+    #[error("graph `{graph}` has no {dtype} {direction} in slot {index}")]
+    Slot {
+        /// The graph.
+        graph: String,
+        /// Input or output.
+        direction: Direction,
+        /// The slot.
+        index: usize,
+        /// The element type asked for.
+        dtype: Dtype,
+    },
+    /// The ONNX Runtime library could not be used.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// An execution provider this build does not run.
+    #[error("execution provider `{requested}` is not built in; this build runs {supported:?}")]
+    Provider {
+        /// The name asked for.
+        requested: String,
+        /// The names that work.
+        supported: &'static [&'static str],
+    },
+}
+
+/// Why no ONNX Runtime library could be used; every message ends with the remedy.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LibraryError {
+    /// No library was found anywhere.
+    #[error("no ONNX Runtime library found (looked at {}); install it with `pip install onnxruntime`, or name the library with ORT_DYLIB_PATH or in the configuration", .looked.join(", "))]
+    Missing {
+        /// The places searched, in order.
+        looked: Vec<String>,
+    },
+    /// The configured library does not exist.
+    #[error(
+        "the ONNX Runtime library {path} given by {origin} does not exist; correct the path or leave it out to search for one"
+    )]
+    NoSuchFile {
+        /// The path.
+        path: String,
+        /// Who named it.
+        origin: &'static str,
+    },
+    /// The library is older than the interface this build was made for.
+    #[error(
+        "the ONNX Runtime library {path} has version {version} and 1.{needed} or newer is needed; upgrade it with `pip install --upgrade onnxruntime`"
+    )]
+    TooOld {
+        /// The path.
+        path: String,
+        /// Its version.
+        version: String,
+        /// The oldest minor version that works.
+        needed: u32,
+    },
+    /// The file could not be loaded as ONNX Runtime.
+    #[error(
+        "{path} cannot be loaded as ONNX Runtime: {detail}; name a working library with ORT_DYLIB_PATH or in the configuration"
+    )]
+    Unloadable {
+        /// The path.
+        path: String,
+        /// What the loader said.
+        detail: String,
+    },
+    /// One process can hold one library.
+    #[error(
+        "ONNX Runtime was already loaded from {loaded} and cannot be loaded again from {requested}; use one library in a process"
+    )]
+    AlreadyLoaded {
+        /// The library in use.
+        loaded: String,
+        /// The library asked for.
+        requested: String,
+    },
+}
+
+/// What an engine is, in words for the log and the summaries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineDescription {
+    /// `"tract"` or `"ort"`.
+    pub name: &'static str,
+    /// The engine's version.
+    pub version: String,
+    /// The library in use and how it was found; empty for an engine that is compiled in.
+    pub library: String,
+    /// Execution providers in use.
+    pub providers: Vec<String>,
+}
+
+/// Loads graphs.
+pub trait Engine: Send {
+    /// What this engine is.
+    fn description(&self) -> EngineDescription;
+
+    /// Builds a session of `graph` whose tensors are exactly those of `contract`.
+    ///
+    /// # Errors
+    /// [`EngineError`] naming the graph and the tensor.
+    ///
+    /// # Real-time
+    /// Allocates and may take seconds: start-up only.
+    fn load(&self, graph: GraphSource<'_>, contract: &Contract) -> Result<Box<dyn Session>, EngineError>;
+}
+
+/// A loaded graph with its tensors bound.
+///
+/// Inputs keep their values between runs. Outputs are those of the last successful [`Session::run`]; before it they
+/// are not available.
+///
+/// # Real-time
+/// Engines allocate inside `run`: inference thread only.
+pub trait Session: Send {
+    /// An f32 input, row-major, all of it.
+    ///
+    /// # Errors
+    /// [`EngineError::Slot`] for a slot that is not an f32 input of this graph.
+    fn input_f32_mut(&mut self, slot: InputSlot) -> Result<&mut [f32], EngineError>;
+
+    /// An i64 input, row-major, all of it.
+    ///
+    /// # Errors
+    /// [`EngineError::Slot`] for a slot that is not an i64 input of this graph.
+    fn input_i64_mut(&mut self, slot: InputSlot) -> Result<&mut [i64], EngineError>;
+
+    /// Runs the graph once.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`] with the engine's message; the outputs are then not to be used.
+    fn run(&mut self) -> Result<(), EngineError>;
+
+    /// An output of the last run, row-major.
+    ///
+    /// # Errors
+    /// [`EngineError::Slot`] for a slot that is not an output of this graph, or before the first run.
+    fn output_f32(&self, slot: OutputSlot) -> Result<&[f32], EngineError>;
+
+    /// An output of the last run together with an f32 input, so that one can be copied into the other (a key-value
+    /// cache grows this way).
+    ///
+    /// # Errors
+    /// [`EngineError::Slot`] as above.
+    fn output_and_input_f32(
+        &mut self,
+        output: OutputSlot,
+        input: InputSlot,
+    ) -> Result<(&[f32], &mut [f32]), EngineError>;
+}
+
+/// A tensor as a graph declares it, in an engine's words.
+struct Declared {
+    name: String,
+    dtype: Result<Dtype, String>,
+    /// `None` for a dimension that is not static.
+    shape: Vec<Option<usize>>,
+}
+
+/// Checks declared tensors against the contract's; returns for each contract slot the index of its declaration.
+fn matching(
+    graph: &str,
+    direction: Direction,
+    declared: &[Declared],
+    wanted: &[TensorSpec],
+) -> Result<Vec<usize>, EngineError> {
+    if let Some(unknown) = declared.iter().find(|d| wanted.iter().all(|w| w.name != d.name)) {
+        return Err(EngineError::UnknownTensor { graph: graph.to_owned(), direction, tensor: unknown.name.clone() });
+    }
+    let mut order = Vec::with_capacity(wanted.len());
+    for spec in wanted {
+        let Some(index) = declared.iter().position(|d| d.name == spec.name) else {
+            return Err(EngineError::MissingTensor {
+                graph: graph.to_owned(),
+                direction,
+                tensor: spec.name.clone(),
+                declared: declared.iter().map(|d| d.name.clone()).collect(),
+            });
+        };
+        let found = &declared[index];
+        if found.dtype != Ok(spec.dtype) {
+            return Err(EngineError::Dtype {
+                graph: graph.to_owned(),
+                direction,
+                tensor: spec.name.clone(),
+                expected: spec.dtype,
+                got: found.dtype.as_ref().map_or_else(Clone::clone, ToString::to_string),
+            });
+        }
+        if found.shape.len() != spec.shape.len() || found.shape.iter().zip(&spec.shape).any(|(d, s)| *d != Some(*s)) {
+            let words: Vec<String> =
+                found.shape.iter().map(|d| d.map_or_else(|| "?".to_owned(), |d| d.to_string())).collect();
+            return Err(EngineError::Shape {
+                graph: graph.to_owned(),
+                direction,
+                tensor: spec.name.clone(),
+                expected: spec.shape.clone(),
+                got: format!("[{}]", words.join(", ")),
+            });
+        }
+        order.push(index);
+    }
+    Ok(order)
+}
+
+/// The first value of a slot error: written once for both engines.
+fn no_slot(graph: &str, direction: Direction, index: usize, dtype: Dtype) -> EngineError {
+    EngineError::Slot { graph: graph.to_owned(), direction, index, dtype }
+}

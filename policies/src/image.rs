@@ -1,0 +1,180 @@
+//! Camera frames to model input: `[h, w, 3]` u8 to `[3, h, w]` f32 in 0..1, resized as the bundle says.
+//!
+//! The algorithm and the padding are part of the policy: training decided them. Against the training-side
+//! implementations both algorithms differ by at most one grey level (PIL or torchvision for the antialiased one,
+//! OpenCV for the other). A frame that already has the slot's size is not resampled.
+
+use endplate_hal::Frame;
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+use crate::policy::ObservationError;
+
+/// How a frame of another size is resampled.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Resize {
+    /// Bilinear over the area a pixel covers (PIL's and torchvision's antialiased bilinear).
+    BilinearAntialiased,
+    /// Bilinear between the four nearest pixels (OpenCV's `INTER_LINEAR`).
+    Bilinear,
+}
+
+/// What happens when the aspect ratios differ.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Pad {
+    /// The image is stretched.
+    None,
+    /// The image keeps its aspect ratio, centred on black.
+    Centre,
+}
+
+/// One camera slot of a bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CameraSlot {
+    /// The camera's name in the robot description.
+    pub name: String,
+    /// Pixels across, as the model wants them.
+    pub width: u32,
+    /// Pixels down, as the model wants them.
+    pub height: u32,
+    /// Resampling.
+    pub resize: Resize,
+    /// Aspect ratio.
+    pub pad: Pad,
+}
+
+/// Fills image slots; keeps its buffers between frames.
+///
+/// # Real-time
+/// Allocates when a frame's size changes; inference thread only.
+pub(crate) struct ImageLoader {
+    resizer: Resizer,
+    scaled: Vec<u8>,
+}
+
+impl ImageLoader {
+    pub(crate) fn new() -> Self {
+        Self { resizer: Resizer::new(), scaled: Vec::new() }
+    }
+
+    /// Writes `frame` to `into`, `[3, h, w]` of the slot, u8/255.
+    ///
+    /// # Errors
+    /// [`ObservationError::Frame`] for an empty or torn frame.
+    pub(crate) fn load(
+        &mut self,
+        index: usize,
+        slot: &CameraSlot,
+        frame: &Frame,
+        into: &mut [f32],
+    ) -> Result<(), ObservationError> {
+        let torn = ObservationError::Frame {
+            slot: index,
+            width: frame.width,
+            height: frame.height,
+            bytes: frame.data.len(),
+            sequence: frame.sequence,
+        };
+        let bytes = frame.width as usize * frame.height as usize * 3;
+        if bytes == 0 || frame.data.len() != bytes || frame.sequence == 0 {
+            return Err(torn);
+        }
+        if (frame.width, frame.height) == (slot.width, slot.height) {
+            write_planes(&frame.data, slot, (0, 0), (slot.width, slot.height), into);
+            return Ok(());
+        }
+        let (width, height) = fitted(slot, frame);
+        self.scaled.clear();
+        self.scaled.resize(width as usize * height as usize * 3, 0);
+        let source = ImageRef::new(frame.width, frame.height, &frame.data, PixelType::U8x3).map_err(|_| torn)?;
+        let mut target = Image::from_slice_u8(width, height, &mut self.scaled, PixelType::U8x3).map_err(|_| torn)?;
+        let algorithm = match slot.resize {
+            Resize::BilinearAntialiased => ResizeAlg::Convolution(FilterType::Bilinear),
+            Resize::Bilinear => ResizeAlg::Interpolation(FilterType::Bilinear),
+        };
+        let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
+        self.resizer.resize(&source, &mut target, &options).map_err(|_| torn)?;
+        into.fill(0.0);
+        let corner = ((slot.width - width) / 2, (slot.height - height) / 2);
+        write_planes(&self.scaled, slot, corner, (width, height), into);
+        Ok(())
+    }
+}
+
+/// The size a frame is scaled to inside its slot.
+fn fitted(slot: &CameraSlot, frame: &Frame) -> (u32, u32) {
+    if slot.pad == Pad::None {
+        return (slot.width, slot.height);
+    }
+    let scale = (f64::from(slot.width) / f64::from(frame.width)).min(f64::from(slot.height) / f64::from(frame.height));
+    let side = |from: u32, most: u32| ((f64::from(from) * scale).round() as u32).clamp(1, most);
+    (side(frame.width, slot.width), side(frame.height, slot.height))
+}
+
+/// Writes packed pixels as three planes at `corner` of the slot.
+fn write_planes(pixels: &[u8], slot: &CameraSlot, corner: (u32, u32), size: (u32, u32), into: &mut [f32]) {
+    let (stride, plane) = (slot.width as usize, slot.width as usize * slot.height as usize);
+    let (left, top, width) = (corner.0 as usize, corner.1 as usize, size.0 as usize);
+    for (y, row) in pixels.chunks_exact(width * 3).enumerate() {
+        let start = (top + y) * stride + left;
+        for (channel, values) in into.chunks_exact_mut(plane).enumerate().take(3) {
+            for (value, pixel) in values[start..start + width].iter_mut().zip(row.chunks_exact(3)) {
+                *value = f32::from(pixel[channel]) / 255.0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(width: u32, height: u32, pad: Pad) -> CameraSlot {
+        CameraSlot { name: "front".into(), width, height, resize: Resize::BilinearAntialiased, pad }
+    }
+
+    fn frame(width: u32, height: u32, pixel: impl Fn(u32, u32) -> [u8; 3]) -> Frame {
+        let mut frame = Frame::new(width, height);
+        frame.data = (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).flat_map(|(x, y)| pixel(x, y)).collect();
+        frame.sequence = 1;
+        frame
+    }
+
+    #[test]
+    fn a_frame_of_the_right_size_is_only_split_into_planes() {
+        let frame = frame(3, 2, |x, y| [(x * 10 + y) as u8, 100, 255]);
+        let mut planes = vec![0.0; 18];
+        ImageLoader::new().load(0, &slot(3, 2, Pad::None), &frame, &mut planes).unwrap();
+        let want = [0.0, 10.0, 20.0, 1.0, 11.0, 21.0].map(|v: f32| v / 255.0);
+        assert_eq!(planes[..6], want);
+        assert_eq!(planes[6..12], [100.0 / 255.0; 6]);
+        assert_eq!(planes[12..], [1.0; 6]);
+    }
+
+    #[test]
+    fn a_larger_frame_is_averaged_and_a_wider_one_is_centred_on_black() {
+        let wide = frame(8, 4, |x, _| if x % 2 == 0 { [0; 3] } else { [200; 3] });
+        let mut planes = vec![9.0; 48];
+        ImageLoader::new().load(0, &slot(4, 4, Pad::Centre), &wide, &mut planes).unwrap();
+        assert_eq!(planes[..4], [0.0; 4], "top row is padding");
+        assert_eq!(planes[12..16], [0.0; 4], "bottom row is padding");
+        assert!(planes[5..7].iter().all(|v| (v * 255.0 - 100.0).abs() < 15.0), "{:?}", &planes[..16]);
+    }
+
+    #[test]
+    fn torn_and_empty_frames_are_refused() {
+        let mut planes = vec![0.0; 12];
+        let mut loader = ImageLoader::new();
+        let empty = Frame::new(2, 2);
+        assert!(matches!(
+            loader.load(1, &slot(2, 2, Pad::None), &empty, &mut planes),
+            Err(ObservationError::Frame { slot: 1, sequence: 0, .. })
+        ));
+        let mut torn = frame(2, 2, |_, _| [1; 3]);
+        torn.data.pop();
+        assert!(matches!(
+            loader.load(0, &slot(2, 2, Pad::None), &torn, &mut planes),
+            Err(ObservationError::Frame { bytes: 11, .. })
+        ));
+    }
+}

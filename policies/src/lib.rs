@@ -1,0 +1,33 @@
+//! Observation to action chunk: engines, model families, bundles.
+//!
+//! [`Bundle::open`] reads and checks a policy bundle, [`load_policy`] builds it on an engine and replays its golden
+//! samples, and the [`Policy`] it returns turns an [`Observation`] into an [`ActionChunk`] of absolute joint rows.
+//! Normalised values, tokens and tensors never leave this crate.
+//!
+//! Shapes: `H` horizon, `D` action dimensions, `S` state dimensions (`S` rows of the prefix where graphs are
+//! meant), `T` tokens, `h w c` image, `V` vocabulary, `d` model width, `L` layers, `Nv` visual tokens.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod action_space;
+pub mod bundle;
+mod chunk;
+pub mod engine;
+mod families;
+mod image;
+pub mod kv;
+mod load;
+mod observation;
+mod open_loop;
+mod policy;
+
+pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, NORMALISED_LIMIT, StateDim, Unit};
+pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
+pub use chunk::{ActionChunk, Stages};
+pub use image::{CameraSlot, Pad, Resize};
+pub use load::{Deviations, EngineChoice, EngineInfo, LoadError, Loaded, load_policy};
+pub use observation::{Anchor, Budget, Committed, Epoch, Observation};
+pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop};
+pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
+
+#[cfg(feature = "ort")]
+pub use engine::ort::OrtOptions;

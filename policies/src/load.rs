@@ -1,0 +1,300 @@
+//! From an opened bundle to a policy that has proved itself on this engine.
+//!
+//! After the sessions are built, every golden sample of the bundle is replayed through the very code that will run:
+//! visual tokens, logits after the prefix, generated tokens and joint rows must meet what the exporting framework
+//! recorded, within the tolerances the bundle declares for this engine. An engine without declared tolerances is
+//! refused: nobody has said what is good enough there.
+
+use endplate_tokenizers::{FastTokenizer, PromptTokenizer};
+
+use crate::bundle::safetensors::read_f32;
+use crate::bundle::{Arrays, Bundle, BundleError, GOLDEN_FILE, GoldenSample, POLICY_FILE, Precision, Tolerance};
+use crate::engine::{Engine, EngineError, ExternalFile};
+use crate::families::BUILT;
+use crate::families::pi0_fast::{self, Graphs, Parts, Pi0Fast};
+use crate::observation::Epoch;
+use crate::open_loop::{OpenLoopInputs, infer_open_loop};
+use crate::policy::{Policy, PolicyError};
+
+const WEIGHTS: &str = "weights.safetensors";
+const FAST_TOKENIZER: &str = "tokenizer/tokenizer.json";
+const FAST_PROCESSOR: &str = "tokenizer/processor_config.json";
+const TEXT_TOKENIZER: &str = "text/tokenizer.json";
+const BOS: &str = "<bos>";
+
+/// The engine to run a policy on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// tract, compiled in.
+    #[cfg(feature = "tract")]
+    Tract,
+    /// ONNX Runtime, from a library of the machine.
+    #[cfg(feature = "ort")]
+    Ort(crate::engine::ort::OrtOptions),
+}
+
+impl EngineChoice {
+    /// Starts the engine.
+    ///
+    /// # Errors
+    /// [`EngineError`], with the remedy where a library is missing.
+    pub fn start(self) -> Result<Box<dyn Engine>, EngineError> {
+        match self {
+            #[cfg(feature = "tract")]
+            Self::Tract => Ok(Box::new(crate::engine::tract::Tract)),
+            #[cfg(feature = "ort")]
+            Self::Ort(options) => Ok(Box::new(crate::engine::ort::Ort::new(&options)?)),
+        }
+    }
+}
+
+/// What runs the policy, in words for the log and the summaries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// `"tract"` or `"ort"`.
+    pub name: &'static str,
+    /// The engine's version.
+    pub version: String,
+    /// The library in use and how it was found; empty for an engine that is compiled in.
+    pub library: String,
+    /// Execution providers in use.
+    pub providers: Vec<String>,
+    /// Numbers the graphs compute in.
+    pub precision: &'static str,
+}
+
+/// A policy ready to run.
+pub struct Loaded {
+    /// The policy.
+    pub policy: Box<dyn Policy>,
+    /// What runs it.
+    pub engine: EngineInfo,
+    /// Largest differences from the golden outputs, over all samples.
+    pub golden: Deviations,
+}
+
+/// Largest absolute differences from recorded outputs.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct Deviations {
+    /// Of the visual tokens.
+    pub visual: f64,
+    /// Of the logits after the prefix.
+    pub logits: f64,
+    /// Of the joint positions of the rows, rad.
+    pub action_rad: f64,
+    /// Samples replayed.
+    pub samples: usize,
+}
+
+/// Why a policy could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The bundle is not what it should be.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The engine could not start or load a graph.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The family is not built.
+    #[error("{POLICY_FILE}: family = {family}: this build runs {built:?}; use a bundle of such a family")]
+    Family {
+        /// The family asked for.
+        family: String,
+        /// The families there are.
+        built: &'static [&'static str],
+    },
+    /// The bundle declares no tolerances for the engine.
+    #[error(
+        "{POLICY_FILE}: [engines] does not list `{engine}` (it lists {declared:?}); run one of those, or export the bundle with tolerances for it"
+    )]
+    Undeclared {
+        /// The engine.
+        engine: &'static str,
+        /// Engines with tolerances.
+        declared: Vec<String>,
+    },
+    /// A tokenizer file cannot be used.
+    #[error("{file}: {message}")]
+    Tokenizer {
+        /// The file.
+        file: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// A golden sample could not be replayed.
+    #[error("golden sample {sample} fails on {engine}: {error}")]
+    GoldenFailed {
+        /// The sample.
+        sample: usize,
+        /// The engine.
+        engine: &'static str,
+        /// The policy's error.
+        error: Box<PolicyError>,
+    },
+    /// A golden sample gave other numbers.
+    #[error(
+        "golden sample {sample} on {engine}: {what} differs by {difference:.3e} and at most {tolerance:.3e} is allowed"
+    )]
+    GoldenDiffers {
+        /// The sample.
+        sample: usize,
+        /// The engine.
+        engine: &'static str,
+        /// Which output.
+        what: &'static str,
+        /// Largest absolute difference.
+        difference: f64,
+        /// Allowed.
+        tolerance: f64,
+    },
+    /// A golden sample gave other ids.
+    #[error("golden sample {sample} on {engine}: {what} are {got:?} and must be {expected:?}")]
+    GoldenIds {
+        /// The sample.
+        sample: usize,
+        /// The engine.
+        engine: &'static str,
+        /// Which ids.
+        what: &'static str,
+        /// Found.
+        got: Vec<u32>,
+        /// Recorded.
+        expected: Vec<u32>,
+    },
+}
+
+/// Builds the policy of a bundle on an engine and replays its golden samples.
+///
+/// # Errors
+/// [`LoadError`]; a policy that does not reproduce its golden outputs is never returned.
+///
+/// # Real-time
+/// Takes seconds: start-up only.
+pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, LoadError> {
+    let spec = bundle.spec();
+    if !BUILT.contains(&spec.family.as_str()) {
+        return Err(LoadError::Family { family: spec.family.clone(), built: BUILT });
+    }
+    let engine = choice.start()?;
+    let description = engine.description();
+    let tolerance = spec.engines.get(description.name).copied().ok_or_else(|| LoadError::Undeclared {
+        engine: description.name,
+        declared: spec.engines.keys().cloned().collect(),
+    })?;
+    let mut policy = build(bundle, &*engine)?;
+    let golden = replay_golden(bundle, &mut policy, description.name, tolerance)?;
+    let engine = EngineInfo {
+        name: description.name,
+        version: description.version,
+        library: description.library,
+        providers: description.providers,
+        precision: spec.precision.name(),
+    };
+    Ok(Loaded { policy: Box::new(policy), engine, golden })
+}
+
+fn build(bundle: &Bundle, engine: &dyn Engine) -> Result<Pi0Fast, LoadError> {
+    let spec = bundle.spec().clone();
+    let m = spec.model;
+    let weights = bundle.file(WEIGHTS)?;
+    let embedding = read_f32(weights, "embedding", &[m.vocabulary, m.width])
+        .map_err(|error| BundleError::Weights { file: WEIGHTS.to_owned(), error })?;
+
+    let bad = |file: &'static str, message: String| LoadError::Tokenizer { file, message };
+    let fast = FastTokenizer::from_bytes(bundle.file(FAST_TOKENIZER)?, bundle.file(FAST_PROCESSOR)?, "tokenizer")
+        .map_err(|error| bad(FAST_TOKENIZER, error.to_string()))?;
+    if m.action_offset + fast.vocab_size() as usize != m.vocabulary {
+        let message = format!(
+            "has {} ids; action_offset {} and vocabulary {} of {POLICY_FILE} leave room for {}",
+            fast.vocab_size(),
+            m.action_offset,
+            m.vocabulary,
+            m.vocabulary - m.action_offset
+        );
+        return Err(bad(FAST_TOKENIZER, message));
+    }
+    let codec = fast
+        .codec(spec.chunk.horizon, spec.actions.dims().len())
+        .map_err(|error| bad(FAST_PROCESSOR, error.to_string()))?;
+    let prompt = PromptTokenizer::from_bytes(bundle.file(TEXT_TOKENIZER)?, TEXT_TOKENIZER)
+        .map_err(|error| bad(TEXT_TOKENIZER, error.to_string()))?;
+    if prompt.vocab_size() > m.action_offset {
+        let message =
+            format!("has {} ids, which reach into the action ids from {}", prompt.vocab_size(), m.action_offset);
+        return Err(bad(TEXT_TOKENIZER, message));
+    }
+    let bos = prompt.id_of(BOS).ok_or_else(|| bad(TEXT_TOKENIZER, format!("has no token {BOS}")))?;
+
+    let external: Vec<ExternalFile> = bundle
+        .weight_files()
+        .map(|(name, bytes)| ExternalFile { name: name.to_owned(), bytes: bytes.clone() })
+        .collect();
+    let graphs = Graphs {
+        vision: bundle.file(pi0_fast::VISION)?,
+        prefill: bundle.file(pi0_fast::PREFILL)?,
+        decode: bundle.file(pi0_fast::DECODE)?,
+        external: &external,
+    };
+    Ok(Pi0Fast::new(Parts { spec, embedding, prompt, bos, codec }, engine, &graphs)?)
+}
+
+fn replay_golden(
+    bundle: &Bundle,
+    policy: &mut Pi0Fast,
+    engine: &'static str,
+    tolerance: Tolerance,
+) -> Result<Deviations, LoadError> {
+    let arrays = Arrays::from_npz(bundle.file(GOLDEN_FILE)?, GOLDEN_FILE)?;
+    let mut worst = Deviations::default();
+    for (sample, golden) in GoldenSample::read_all(&arrays, bundle.spec())?.iter().enumerate() {
+        let failed = |error: PolicyError| LoadError::GoldenFailed { sample, engine, error: Box::new(error) };
+        let inputs = OpenLoopInputs::from_golden(golden, bundle.spec());
+        // A prompt or a visual token that differs explains a later failure, so those are compared even then.
+        let result = infer_open_loop(policy, &inputs);
+        let ids = |what, got: &[u32], expected: &[u32]| {
+            if got == expected {
+                return Ok(());
+            }
+            Err(LoadError::GoldenIds { sample, engine, what, got: got.to_vec(), expected: expected.to_vec() })
+        };
+        let close = |what, difference: f64, tolerance: f64| {
+            if difference <= tolerance {
+                return Ok(());
+            }
+            Err(LoadError::GoldenDiffers { sample, engine, what, difference, tolerance })
+        };
+        if let Err(
+            error @ (PolicyError::Observation(_) | PolicyError::UnknownInstruction(_) | PolicyError::Engine(_)),
+        ) = result
+        {
+            return Err(failed(error));
+        }
+        ids("the prompt ids", policy.text_ids(), &golden.text_ids)?;
+        let visual = largest_difference(policy.visual()?.iter().map(|v| f64::from(*v)), &golden.visual);
+        close("a visual token", visual, tolerance.visual)?;
+        let logits = largest_difference(policy.prefill_logits()?.iter().map(|v| f64::from(*v)), &golden.logits);
+        close("a logit after the prefix", logits, tolerance.logits)?;
+        if bundle.spec().precision == Precision::F32 {
+            ids("the tokens", policy.tokens(), &golden.tokens)?;
+        }
+        let output = result.map_err(failed)?;
+        let action_rad = largest_difference(output.chunk.rows().iter().copied(), &golden.actions);
+        close("a joint position", action_rad, tolerance.action_rad)?;
+        worst.visual = worst.visual.max(visual);
+        worst.logits = worst.logits.max(logits);
+        worst.action_rad = worst.action_rad.max(action_rad);
+        worst.samples += 1;
+    }
+    policy.reset(Epoch::default());
+    Ok(worst)
+}
+
+/// The largest absolute difference; infinite for different lengths or a value that is not finite.
+fn largest_difference(got: impl ExactSizeIterator<Item = f64>, expected: &[f64]) -> f64 {
+    if got.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    got.zip(expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |worst, d| if d.is_nan() { f64::INFINITY } else { f64::max(worst, d) })
+}

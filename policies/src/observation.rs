@@ -1,0 +1,144 @@
+//! What a policy is given: an observation, what will still be played, and how long it may think.
+
+use core::fmt;
+use core::time::Duration;
+
+use endplate_hal::{Clock, Frame, Instant, JointState, MotionTime};
+
+use crate::bundle::CostModel;
+use crate::policy::{PolicyError, Stage};
+
+/// The point a chunk's row 0 belongs to.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub struct Anchor {
+    /// In motion time: which row to play follows from it alone.
+    pub motion: MotionTime,
+    /// On the monotonic clock: how old the data is follows from it.
+    pub captured: Instant,
+}
+
+/// A generation of the task: a chunk asked for in an earlier epoch is refused.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One observation, borrowed from whoever captured it.
+#[derive(Copy, Clone, Debug)]
+pub struct Observation<'a> {
+    /// One frame per camera slot of the bundle, in the bundle's order.
+    pub frames: &'a [Frame],
+    /// Joint state interpolated at the observation's instant, joints in the robot's order (which the bundle's state
+    /// order was checked against).
+    pub state: JointState,
+    /// What to do, as the user wrote it.
+    pub instruction: &'a str,
+    /// What row 0 of the answer belongs to.
+    pub anchor: Anchor,
+}
+
+impl Observation<'_> {
+    /// The time between the earliest and the latest capture of the frames.
+    pub fn skew(&self) -> Duration {
+        let captured = || self.frames.iter().map(|frame| frame.captured);
+        match (captured().min(), captured().max()) {
+            (Some(first), Some(last)) => last.duration_since(first),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// What the scheduler will still play whatever the policy answers.
+#[derive(Copy, Clone, Debug)]
+pub struct Committed<'a> {
+    /// `[n, D]` row-major, absolute, rad (m for prismatic joints).
+    pub rows: &'a [f64],
+    /// Rows expected to have been played when the answer arrives.
+    pub delay_rows: usize,
+    /// `[n]`, how firmly each row is committed, 0 to 1.
+    pub weights: &'a [f64],
+    /// The epoch the answer will belong to.
+    pub epoch: Epoch,
+}
+
+impl Committed<'_> {
+    /// Nothing is committed.
+    pub const fn none(epoch: Epoch) -> Self {
+        Self { rows: &[], delay_rows: 0, weights: &[], epoch }
+    }
+}
+
+/// How long one inference may take.
+#[derive(Copy, Clone)]
+pub struct Budget<'a> {
+    /// When the inference was asked for.
+    pub start: Instant,
+    /// The latest useful answer.
+    pub deadline: Instant,
+    /// The clock to look at; `None` in simulated time, where the bundle's cost model is charged instead of the wall
+    /// clock, so that a run replays bit for bit.
+    pub clock: Option<&'a dyn Clock>,
+}
+
+impl fmt::Debug for Budget<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Budget")
+            .field("start", &self.start)
+            .field("deadline", &self.deadline)
+            .field("simulated", &self.clock.is_none())
+            .finish()
+    }
+}
+
+impl Budget<'_> {
+    /// A budget that never runs out.
+    pub const fn unlimited(start: Instant) -> Self {
+        Self { start, deadline: Instant::from_nanos(u64::MAX), clock: None }
+    }
+}
+
+/// Spends a [`Budget`] stage by stage.
+pub(crate) struct Meter<'a> {
+    budget: Budget<'a>,
+    costs: CostModel,
+    spent: Duration,
+    tokens: u32,
+}
+
+impl<'a> Meter<'a> {
+    pub(crate) fn new(budget: Budget<'a>, costs: CostModel) -> Self {
+        Self { budget, costs, spent: Duration::ZERO, tokens: 0 }
+    }
+
+    /// Charges a finished stage.
+    ///
+    /// # Errors
+    /// [`PolicyError::DeadlineExceeded`] when the deadline has passed.
+    pub(crate) fn charge(&mut self, stage: Stage) -> Result<(), PolicyError> {
+        self.spent += match stage {
+            Stage::Vision => self.costs.vision,
+            Stage::Prefill => self.costs.prefill,
+            Stage::Decode => {
+                self.tokens += 1;
+                self.costs.token
+            }
+        };
+        let now = match self.budget.clock {
+            Some(clock) => clock.now(),
+            None => self.budget.start.saturating_add(self.spent),
+        };
+        if now > self.budget.deadline {
+            return Err(PolicyError::DeadlineExceeded {
+                stage,
+                tokens: self.tokens,
+                budget: self.budget.deadline.duration_since(self.budget.start),
+                late: now.duration_since(self.budget.deadline),
+            });
+        }
+        Ok(())
+    }
+}

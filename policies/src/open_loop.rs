@@ -1,0 +1,109 @@
+//! One inference on recorded arrays, outside any loop: `.npz` in, `.npz` out.
+
+use std::io::{Error, Seek, Write};
+
+use endplate_hal::{Frame, Instant, JointState, JointVec};
+use npyz::WriterBuilder as _;
+use npyz::npz::NpzWriter;
+
+use crate::bundle::{Arrays, BundleError, GoldenSample, PolicySpec};
+use crate::chunk::ActionChunk;
+use crate::observation::{Anchor, Budget, Committed, Epoch, Observation};
+use crate::policy::{Policy, PolicyError};
+
+/// One observation given as arrays.
+#[derive(Clone, Debug)]
+pub struct OpenLoopInputs {
+    /// One frame per camera slot, in the bundle's order.
+    pub frames: Vec<Frame>,
+    /// `[S]`, in the state's order and units.
+    pub state: Vec<f64>,
+    /// What to do.
+    pub instruction: String,
+}
+
+impl OpenLoopInputs {
+    /// Takes the inputs from recorded arrays: one u8 `[h, w, 3]` array per camera, by the camera's name; `state`,
+    /// `[S]`; `instruction`, UTF-8 bytes.
+    ///
+    /// # Errors
+    /// [`BundleError::Array`] naming the array.
+    pub fn from_arrays(arrays: &Arrays, spec: &PolicySpec) -> Result<Self, BundleError> {
+        let mut frames = Vec::with_capacity(spec.cameras.len());
+        for slot in &spec.cameras {
+            let (height, width) = arrays.image_size(&slot.name)?;
+            frames.push(frame(width, height, arrays.bytes(&slot.name, None)?));
+        }
+        Ok(Self {
+            frames,
+            state: arrays.get("state", Some(&[spec.state.len()]))?.to_vec(),
+            instruction: arrays.text("instruction")?,
+        })
+    }
+
+    pub(crate) fn from_golden(golden: &GoldenSample, spec: &PolicySpec) -> Self {
+        let slot = &spec.cameras[0];
+        let size = slot.width as usize * slot.height as usize * 3;
+        let frames =
+            golden.images.chunks_exact(size).map(|pixels| frame(slot.width, slot.height, pixels.to_vec())).collect();
+        Self { frames, state: golden.state.clone(), instruction: golden.instruction.clone() }
+    }
+}
+
+fn frame(width: u32, height: u32, data: Vec<u8>) -> Frame {
+    Frame { width, height, data, captured: Instant::ZERO, available: Instant::ZERO, sequence: 1 }
+}
+
+/// The answer to [`OpenLoopInputs`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenLoopOutput {
+    /// The rows and where the time went.
+    pub chunk: ActionChunk,
+    /// Action token ids; empty for a policy without tokens.
+    pub tokens: Vec<u32>,
+}
+
+impl OpenLoopOutput {
+    /// Writes `actions` (f64 `[H, D]`, absolute) and, where there are any, `tokens` (i64 `[T]`) as an `.npz` file.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write_npz(&self, writer: impl Write + Seek) -> Result<(), Error> {
+        let options = npyz::zip::write::FileOptions::default().compression_method(npyz::zip::CompressionMethod::Stored);
+        let mut npz = NpzWriter::new(writer);
+        let shape = [self.chunk.horizon() as u64, self.chunk.dims() as u64];
+        let mut actions = npz.array("actions", options)?.default_dtype().shape(&shape).begin_nd()?;
+        actions.extend(self.chunk.rows().iter().copied())?;
+        actions.finish()?;
+        if !self.tokens.is_empty() {
+            let mut tokens =
+                npz.array("tokens", options)?.default_dtype().shape(&[self.tokens.len() as u64]).begin_nd()?;
+            tokens.extend(self.tokens.iter().map(|id| i64::from(*id)))?;
+            tokens.finish()?;
+        }
+        npz.zip_writer().finish().map_err(|error| Error::other(error.to_string()))?.flush()
+    }
+}
+
+/// Runs a policy once on given arrays, without a deadline and without anything committed.
+///
+/// # Errors
+/// [`PolicyError`], as [`Policy::infer`].
+pub fn infer_open_loop(policy: &mut dyn Policy, inputs: &OpenLoopInputs) -> Result<OpenLoopOutput, PolicyError> {
+    let joints = inputs.state.len();
+    let observation = Observation {
+        frames: &inputs.frames,
+        state: JointState {
+            stamp: Instant::ZERO,
+            // More joints than a vector holds become a shorter one, which the policy refuses.
+            position_rad: JointVec::from_slice(&inputs.state).unwrap_or(JointVec::zeros(0)),
+            velocity_rad_s: JointVec::zeros(joints),
+            effort_nm: None,
+        },
+        instruction: &inputs.instruction,
+        anchor: Anchor::default(),
+    };
+    let mut chunk = ActionChunk::for_spec(policy.spec());
+    policy.infer(&observation, &Committed::none(Epoch::default()), Budget::unlimited(Instant::ZERO), &mut chunk)?;
+    Ok(OpenLoopOutput { tokens: policy.tokens().to_vec(), chunk })
+}

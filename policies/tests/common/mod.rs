@@ -1,0 +1,97 @@
+//! Engines and bundles the suites run on.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+
+use endplate_policies::engine::ort::find_library;
+use endplate_policies::{EngineChoice, OrtOptions};
+use sha2::{Digest as _, Sha256};
+
+/// Every engine that can run here. Without an ONNX Runtime library its part is skipped, and said to be, unless
+/// `ENDPLATE_REQUIRE_ORT=1` makes that a failure.
+pub fn engines() -> Vec<(&'static str, EngineChoice)> {
+    let mut engines = vec![("tract", EngineChoice::Tract)];
+    match find_library(None) {
+        Ok(_) => engines.push(("ort", EngineChoice::Ort(OrtOptions::default()))),
+        Err(error) if std::env::var("ENDPLATE_REQUIRE_ORT").as_deref() == Ok("1") => {
+            panic!("ENDPLATE_REQUIRE_ORT=1: {error}")
+        }
+        Err(error) => println!("SKIPPED on ort: {error}"),
+    }
+    engines
+}
+
+/// The demonstration policy, or the bundle named by `ENDPLATE_TEST_BUNDLE`.
+pub fn bundle_path() -> PathBuf {
+    std::env::var_os("ENDPLATE_TEST_BUNDLE")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/pick_cube_fast"), PathBuf::from)
+}
+
+/// A copy of the bundle that a test may damage.
+pub struct Copy {
+    folder: tempfile::TempDir,
+}
+
+impl Copy {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        copy(&bundle_path(), folder.path());
+        Self { folder }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    pub fn read(&self, file: &str) -> Vec<u8> {
+        std::fs::read(self.folder.path().join(file)).expect("the file is there")
+    }
+
+    pub fn write(&self, file: &str, bytes: &[u8]) {
+        std::fs::write(self.folder.path().join(file), bytes).expect("the file can be written");
+    }
+
+    pub fn remove(&self, file: &str) {
+        std::fs::remove_file(self.folder.path().join(file)).expect("the file can be removed");
+    }
+
+    /// Edits `policy.toml`; the edit must change something.
+    pub fn edit(&self, edit: impl FnOnce(&str) -> String) {
+        let before = String::from_utf8(self.read("policy.toml")).expect("text");
+        let after = edit(&before);
+        assert_ne!(before, after, "the edit found nothing to change");
+        self.write("policy.toml", after.as_bytes());
+    }
+
+    /// Replaces the first line that starts with `key =`.
+    pub fn set(&self, key: &str, value: &str) {
+        self.edit(|text| {
+            let start = text.lines().find(|line| line.starts_with(&format!("{key} ="))).expect("the key is there");
+            text.replacen(start, &format!("{key} = {value}"), 1)
+        });
+    }
+
+    /// Replaces a file and its digest: damage that digests do not catch.
+    pub fn replace(&self, file: &str, bytes: &[u8]) {
+        let (old, new) = (sha256_hex(&self.read(file)), sha256_hex(bytes));
+        self.write(file, bytes);
+        self.edit(|text| text.replace(&old, &new));
+    }
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("the folder can be made");
+    for entry in std::fs::read_dir(from).unwrap_or_else(|error| panic!("no bundle at {}: {error}", from.display())) {
+        let entry = entry.expect("the folder can be read");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("the file can be copied");
+        }
+    }
+}

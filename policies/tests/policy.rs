@@ -1,0 +1,207 @@
+//! The demonstration policy on every engine: golden outputs, budgets, injected faults, refused observations.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use core::time::Duration;
+
+use common::{bundle_path, engines};
+use endplate_hal::{Frame, Instant, JointState, JointVec, MonotonicClock, MotionTime};
+use endplate_policies::bundle::Arrays;
+use endplate_policies::{
+    ActionChunk, Anchor, Budget, Bundle, BundleSource, Committed, Epoch, Loaded, Observation, OpenLoopInputs,
+    OutputFault, Policy, PolicyError, StopReason, infer_open_loop, load_policy,
+};
+
+struct Scene {
+    bundle: Bundle,
+    golden: Arrays,
+    frames: Vec<Frame>,
+    state: Vec<f64>,
+    instruction: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let bundle = Bundle::open(BundleSource::Directory(bundle_path())).unwrap();
+        let golden = Arrays::from_npz(bundle.file("golden.npz").unwrap(), "golden.npz").unwrap();
+        let images = golden.bytes("images_0", None).unwrap();
+        let cameras = &bundle.spec().cameras;
+        let frames = images
+            .chunks_exact(images.len() / cameras.len())
+            .zip(cameras)
+            .map(|(pixels, slot)| Frame { data: pixels.to_vec(), sequence: 7, ..Frame::new(slot.width, slot.height) })
+            .collect();
+        let state = golden.get("state_0", None).unwrap().to_vec();
+        let instruction = golden.text("instruction_0").unwrap();
+        Self { bundle, golden, frames, state, instruction }
+    }
+
+    fn observation(&self) -> Observation<'_> {
+        Observation {
+            frames: &self.frames,
+            state: JointState {
+                stamp: Instant::from_nanos(5),
+                position_rad: JointVec::from_slice(&self.state).unwrap(),
+                velocity_rad_s: JointVec::zeros(self.state.len()),
+                effort_nm: None,
+            },
+            instruction: &self.instruction,
+            anchor: Anchor { motion: MotionTime::from_nanos(11), captured: Instant::from_nanos(5) },
+        }
+    }
+
+    fn chunk(&self) -> ActionChunk {
+        ActionChunk::for_spec(self.bundle.spec())
+    }
+
+    fn policies(&self) -> Vec<(&'static str, Loaded)> {
+        engines().into_iter().map(|(name, choice)| (name, load_policy(&self.bundle, choice).unwrap())).collect()
+    }
+}
+
+fn infer(policy: &mut dyn Policy, scene: &Scene, chunk: &mut ActionChunk) -> Result<StopReason, PolicyError> {
+    policy.infer(&scene.observation(), &Committed::none(Epoch(3)), Budget::unlimited(Instant::ZERO), chunk)
+}
+
+#[test]
+fn every_engine_reproduces_the_golden_outputs_and_fills_the_chunk() {
+    let scene = Scene::new();
+    for (name, mut loaded) in scene.policies() {
+        println!("{name}: {:?} {:?}", loaded.engine, loaded.golden);
+        assert!(loaded.golden.samples >= 2);
+        let mut chunk = scene.chunk();
+        assert_eq!(infer(&mut *loaded.policy, &scene, &mut chunk).unwrap(), StopReason::Complete);
+        let golden = scene.golden.get("actions_0", None).unwrap();
+        assert!(chunk.rows().iter().zip(golden).all(|(a, b)| (a - b).abs() < 1e-3), "{name}");
+        assert_eq!(loaded.policy.tokens(), scene.golden.ids("tokens_0").unwrap());
+        assert_eq!((chunk.anchor(), chunk.epoch()), (scene.observation().anchor, Epoch(3)));
+        assert_eq!(chunk.period(), Duration::from_millis(100));
+        assert_eq!(chunk.stages().tokens as usize, loaded.policy.tokens().len());
+
+        let mut again = scene.chunk();
+        infer(&mut *loaded.policy, &scene, &mut again).unwrap();
+        assert_eq!(again.rows(), chunk.rows(), "{name}: the same observation gives the same bits");
+    }
+}
+
+#[test]
+fn engines_generate_the_same_tokens_away_from_the_golden_samples() {
+    let mut scene = Scene::new();
+    let mut policies = scene.policies();
+    let (first, rest) = policies.split_first_mut().unwrap();
+    let start = scene.state.clone();
+    for nudge in 1..=4 {
+        for (value, start) in scene.state.iter_mut().zip(&start) {
+            *value = start + 0.03 * f64::from(nudge);
+        }
+        let inputs = OpenLoopInputs {
+            frames: scene.frames.clone(),
+            state: scene.state.clone(),
+            instruction: scene.instruction.clone(),
+        };
+        let kind = |result: &Result<_, PolicyError>| result.as_ref().map_or_else(PolicyError::kind, |_| "complete");
+        let expected = infer_open_loop(&mut *first.1.policy, &inputs);
+        for (name, other) in rest.iter_mut() {
+            let got = infer_open_loop(&mut *other.policy, &inputs);
+            assert_eq!(other.policy.tokens(), first.1.policy.tokens(), "{name} and {}", first.0);
+            assert_eq!(kind(&got), kind(&expected));
+        }
+    }
+}
+
+#[test]
+fn injected_faults_come_out_as_typed_errors_and_leave_no_trace() {
+    let scene = Scene::new();
+    for (name, mut loaded) in scene.policies() {
+        let mut chunk = scene.chunk();
+        for (fault, kind) in [
+            (OutputFault::Nan, "non_finite"),
+            (OutputFault::Inf, "non_finite"),
+            (OutputFault::Huge, "out_of_range"),
+            (OutputFault::TokensGarbage, "undecodable"),
+            (OutputFault::TokensTruncated, "undecodable"),
+        ] {
+            loaded.policy.inject(fault);
+            let error = infer(&mut *loaded.policy, &scene, &mut chunk).unwrap_err();
+            assert_eq!(error.kind(), kind, "{name}, {fault:?}: {error}");
+        }
+        loaded.policy.inject(OutputFault::None);
+        infer(&mut *loaded.policy, &scene, &mut chunk).unwrap();
+        assert_eq!(loaded.policy.tokens(), scene.golden.ids("tokens_0").unwrap());
+    }
+}
+
+#[test]
+fn a_budget_is_charged_from_the_cost_model_in_simulated_time_and_from_the_clock_in_real_time() {
+    let scene = Scene::new();
+    let (_, mut loaded) = scene.policies().remove(0);
+    let policy = &mut *loaded.policy;
+    let mut chunk = scene.chunk();
+    infer(policy, &scene, &mut chunk).unwrap();
+    let cost = policy.modelled_cost();
+    let costs = scene.bundle.spec().costs;
+    assert_eq!(cost, costs.vision + costs.prefill + costs.token * policy.tokens().len() as u32);
+
+    let start = Instant::from_nanos(1_000_000_000);
+    let mut within = |budget: Duration| {
+        let budget = Budget { start, deadline: start.saturating_add(budget), clock: None };
+        policy.infer(&scene.observation(), &Committed::none(Epoch(0)), budget, &mut chunk)
+    };
+    within(cost).unwrap();
+    let nano = Duration::from_nanos(1);
+    let tokens = scene.golden.ids("tokens_0").unwrap().len() as u32;
+    let error = within(cost - nano).unwrap_err();
+    assert!(
+        matches!(error, PolicyError::DeadlineExceeded { tokens: t, late, .. } if t == tokens && late == nano),
+        "{error}"
+    );
+    let error = within(costs.vision).unwrap_err();
+    assert!(matches!(error, PolicyError::DeadlineExceeded { tokens: 0, .. }), "{error}");
+
+    let clock = MonotonicClock::new();
+    let budget = Budget { start: Instant::ZERO, deadline: Instant::ZERO, clock: Some(&clock) };
+    let error = policy.infer(&scene.observation(), &Committed::none(Epoch(0)), budget, &mut chunk).unwrap_err();
+    assert_eq!(error.kind(), "deadline_exceeded");
+}
+
+#[test]
+fn observations_that_do_not_fit_are_refused_by_what_is_wrong() {
+    let scene = Scene::new();
+    let (_, mut loaded) = scene.policies().remove(0);
+    let mut refused = |break_it: &dyn Fn(&mut Scene), words: &str| {
+        let mut scene = Scene::new();
+        break_it(&mut scene);
+        let error = infer(&mut *loaded.policy, &scene, &mut scene.chunk()).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        error.kind()
+    };
+    assert_eq!(refused(&|s| s.frames.truncate(1), "1 frames"), "observation");
+    assert_eq!(refused(&|s| s.frames[1].data.truncate(100), "slot 1"), "observation");
+    assert_eq!(refused(&|s| s.frames[0].sequence = 0, "sequence 0"), "observation");
+    assert_eq!(refused(&|s| s.state.truncate(5), "5 joints"), "observation");
+    assert_eq!(refused(&|s| s.state[2] = f64::NAN, "joint 2"), "observation");
+    assert_eq!(refused(&|s| s.instruction = "pick up the purple elephant".into(), "purple"), "unknown_instruction");
+    let error = infer(&mut *loaded.policy, &scene, &mut ActionChunk::new(4, 6)).unwrap_err();
+    assert_eq!(error.kind(), "observation");
+}
+
+#[test]
+fn recorded_arrays_go_in_and_out() {
+    let scene = Scene::new();
+    let (_, mut loaded) = scene.policies().remove(0);
+    let inputs = OpenLoopInputs {
+        frames: scene.frames.clone(),
+        state: scene.state.clone(),
+        instruction: scene.instruction.clone(),
+    };
+    let output = infer_open_loop(&mut *loaded.policy, &inputs).unwrap();
+    let mut file = std::io::Cursor::new(Vec::new());
+    output.write_npz(&mut file).unwrap();
+    let arrays = Arrays::from_npz(file.get_ref(), "out.npz").unwrap();
+    assert_eq!(arrays.get("actions", Some(&[16, 6])).unwrap(), output.chunk.rows());
+    assert_eq!(arrays.ids("tokens").unwrap(), output.tokens);
+    assert!(arrays.get("actions", Some(&[6, 16])).unwrap_err().to_string().contains("out.npz"));
+    assert!(OpenLoopInputs::from_arrays(&arrays, scene.bundle.spec()).unwrap_err().to_string().contains("front"));
+}

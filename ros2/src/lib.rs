@@ -1,0 +1,19 @@
+//! The robot's topics: ROS 2 messages on Zenoh, as rmw_zenoh puts them there, without a ROS installation.
+//!
+//! - [`cdr`]: the byte form of every message, for every transport.
+//! - [`message`]: the messages, their type names and hashes.
+//! - [`rmw`]: how rmw_zenoh names keys, liveliness tokens and attachments.
+//! - `ZenohCommandSink` (feature `zenoh`, on by default): the commands sent to the arm, as a ROS 2 topic.
+//!
+//! Middleware never runs on the control thread: a sink hands a fixed-size copy to a side thread, or drops and counts it.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod cdr;
+pub mod message;
+pub mod rmw;
+mod xxh3;
+#[cfg(feature = "zenoh")]
+mod zenoh_sink;
+
+#[cfg(feature = "zenoh")]
+pub use zenoh_sink::{SinkCounts, ZenohCommandSink, ZenohError, ZenohOptions};

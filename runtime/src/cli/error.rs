@@ -1,0 +1,58 @@
+//! What can end a command, and the exit code that says so.
+
+use core::fmt::Display;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The exit codes, as `--help` prints them.
+pub const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 bad input (arguments, configuration, files); \
+3 the bundle is refused, or bundle and robot do not fit; 4 the engine or its library is not usable here.";
+
+/// Why a command ended early. The message names file, field, value and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// Arguments, configuration or files: exit code 2.
+    #[error("{0}")]
+    Input(String),
+    /// A bundle that is refused, or does not fit the robot: exit code 3.
+    #[error("{0}")]
+    Refused(String),
+    /// An engine or library that cannot be used: exit code 4.
+    #[error("{0}")]
+    Engine(String),
+    /// Something that went wrong while running: exit code 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CliError {
+    /// The exit code of this error.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed(_) => 1,
+            Self::Input(_) => 2,
+            Self::Refused(_) => 3,
+            Self::Engine(_) => 4,
+        })
+    }
+
+    /// Bad input, with everything an error knows.
+    pub fn input(error: impl Display) -> Self {
+        Self::Input(error.to_string())
+    }
+
+    /// A failure while running, with everything an error knows.
+    pub fn failed(error: impl Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Reads a text file; an error names it.
+pub fn read_text(path: &Path) -> Result<String, CliError> {
+    std::fs::read_to_string(path).map_err(|error| CliError::Input(format!("{}: {error}", path.display())))
+}
+
+/// Writes a file; an error names it.
+pub fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), CliError> {
+    std::fs::write(path, contents).map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))
+}

@@ -1,0 +1,60 @@
+//! `endplate infer`: a bundle open loop on recorded inputs.
+
+use super::bundle::PolicyArguments;
+use super::error::CliError;
+use clap::Args;
+use endplate_policies::bundle::Arrays;
+use endplate_policies::{OpenLoopInputs, infer_open_loop};
+use npyz::WriterBuilder;
+use npyz::npz::NpzWriter;
+use std::path::PathBuf;
+
+/// Arguments of `endplate infer`.
+#[derive(Args)]
+pub struct InferArguments {
+    #[command(flatten)]
+    policy: PolicyArguments,
+    /// `.npz` with one u8 `[h, w, 3]` array per camera name, `state` `[S]` and `instruction` (UTF-8 bytes, u8).
+    #[arg(long)]
+    inputs: PathBuf,
+    /// `.npz` to write: `actions` f64 `[H, D]` absolute, `tokens` i64 where the policy has tokens.
+    #[arg(long)]
+    outputs: PathBuf,
+}
+
+/// One inference from a file to a file.
+pub fn infer(arguments: &InferArguments) -> Result<(), CliError> {
+    let name = arguments.inputs.display().to_string();
+    let bytes = std::fs::read(&arguments.inputs).map_err(|error| CliError::Input(format!("{name}: {error}")))?;
+    let arrays = Arrays::from_npz(&bytes, &name).map_err(CliError::input)?;
+    let (bundle, mut loaded) = arguments.policy.load()?;
+    let inputs = OpenLoopInputs::from_arrays(&arrays, bundle.spec()).map_err(CliError::input)?;
+    let output = infer_open_loop(&mut *loaded.policy, &inputs)
+        .map_err(|error| CliError::Failed(format!("{}: {error}", error.kind())))?;
+    let shape = [output.chunk.horizon() as u64, output.chunk.dims() as u64];
+    let tokens: Vec<i64> = output.tokens.iter().map(|&id| i64::from(id)).collect();
+    let written = (|| {
+        let mut file = NpzWriter::create(&arguments.outputs)?;
+        let options = Default::default();
+        let mut actions = file.array("actions", options)?.default_dtype().shape(&shape).begin_nd()?;
+        actions.extend(output.chunk.rows().iter().copied())?;
+        actions.finish()?;
+        let options = Default::default();
+        let mut array = file.array("tokens", options)?.default_dtype().shape(&[tokens.len() as u64]).begin_nd()?;
+        array.extend(tokens.iter().copied())?;
+        array.finish()
+    })();
+    written.map_err(|error: std::io::Error| CliError::Failed(format!("{}: {error}", arguments.outputs.display())))?;
+    let stages = output.chunk.stages();
+    println!(
+        "{} on {} {}: {} rows of {}, {} tokens, {:.1} ms",
+        bundle.spec().name,
+        loaded.engine.name,
+        loaded.engine.version,
+        shape[0],
+        shape[1],
+        stages.tokens,
+        stages.total().as_secs_f64() * 1e3
+    );
+    Ok(())
+}

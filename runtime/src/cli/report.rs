@@ -1,0 +1,268 @@
+//! What a run says about itself: the JSON of `--json` and the summary on the terminal.
+
+use core::time::Duration;
+use endplate_policies::EngineInfo;
+use endplate_runtime::{CauseCounts, ControlCounts, InferenceCounts, LadderCounts, Percentiles, STAGES, Samples};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// One episode.
+#[derive(Clone, Debug, Serialize)]
+pub struct Episode {
+    /// Seed of scene and phrasing.
+    pub seed: u64,
+    /// What the policy was told.
+    pub instruction: String,
+    /// The colour meant.
+    pub target: String,
+    /// `success`, `wrong_pick`, `failure`.
+    pub outcome: String,
+    /// Simulated or real seconds.
+    pub duration_s: f64,
+}
+
+/// The control side of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct ControlReport {
+    rate_hz: f64,
+    periods: u64,
+    commands: u64,
+    overruns: u64,
+    limited: u64,
+    lateness_us: Option<Percentiles>,
+    camera_to_command_ms: Option<Percentiles>,
+}
+
+/// The inference side of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct InferenceReport {
+    engine: String,
+    engine_version: String,
+    library: String,
+    providers: Vec<String>,
+    precision: String,
+    chunks: u64,
+    latency_ms: Option<Percentiles>,
+    stages_ms: BTreeMap<&'static str, Percentiles>,
+    deadline_ms: f64,
+    deadline_misses: u64,
+    tokens_per_chunk: f64,
+    passes_per_chunk: f64,
+    actions_per_compute_s: f64,
+    stop_reasons: BTreeMap<String, u64>,
+}
+
+/// The whole report; its shape is fixed, its fields only grow.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    version: &'static str,
+    mode: &'static str,
+    clock: &'static str,
+    latency_model: String,
+    seed: u64,
+    bundle_digest: String,
+    episodes: usize,
+    successes: usize,
+    wrong_picks: usize,
+    per_episode: Vec<Episode>,
+    control: ControlReport,
+    inference: InferenceReport,
+    ladder: LadderCounts,
+    faults: BTreeMap<String, u64>,
+    command_digest: String,
+}
+
+/// What a report is made from.
+pub struct RunFacts<'a> {
+    /// Whether a simulated robot was driven.
+    pub simulated_robot: bool,
+    /// Whether time was simulated.
+    pub simulated_time: bool,
+    /// The latency model, as given.
+    pub latency_model: String,
+    /// First seed.
+    pub seed: u64,
+    /// Digest of the bundle.
+    pub bundle_digest: &'a str,
+    /// Episodes, in order.
+    pub episodes: Vec<Episode>,
+    /// Control period.
+    pub period: Duration,
+    /// Control counters.
+    pub control: &'a ControlCounts,
+    /// Lateness of every period in real time.
+    pub lateness: Option<&'a Samples>,
+    /// The engine.
+    pub engine: &'a EngineInfo,
+    /// Inference counters.
+    pub inference: &'a InferenceCounts,
+    /// Time between rows.
+    pub row_period: Duration,
+    /// Capture to command.
+    pub deadline: Duration,
+    /// Faults injected, by name.
+    pub injected: BTreeMap<String, u64>,
+}
+
+const MS: Duration = Duration::from_millis(1);
+const US: Duration = Duration::from_micros(1);
+
+impl RunReport {
+    /// Puts a report together.
+    pub fn new(facts: RunFacts) -> Self {
+        let RunFacts { control, inference, engine, .. } = facts;
+        let per_chunk = |sum: f64| if inference.chunks == 0 { 0.0 } else { sum / inference.chunks as f64 };
+        let compute_s = inference.latency.sum().as_secs_f64();
+        let rows = control.motion_s / facts.row_period.as_secs_f64();
+        let mut causes = CauseCounts::default();
+        causes.add(&control.causes);
+        causes.add(&inference.causes);
+        let mut faults: BTreeMap<String, u64> =
+            causes.by_name().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+        for (name, count) in facts.injected {
+            faults.insert(format!("injected:{name}"), count);
+        }
+        let outcome = |name: &str| facts.episodes.iter().filter(|episode| episode.outcome == name).count();
+        let stage = |index: usize| Some((STAGES[index], inference.stages[index].percentiles(MS)?));
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            mode: if facts.simulated_robot { "sim" } else { "real" },
+            clock: if facts.simulated_time { "simulated" } else { "real" },
+            latency_model: facts.latency_model,
+            seed: facts.seed,
+            bundle_digest: facts.bundle_digest.to_owned(),
+            episodes: facts.episodes.len(),
+            successes: outcome("success"),
+            wrong_picks: outcome("wrong_pick"),
+            control: ControlReport {
+                rate_hz: 1.0 / facts.period.as_secs_f64(),
+                periods: control.periods,
+                commands: control.commands,
+                overruns: control.overruns,
+                limited: control.limited,
+                lateness_us: facts.lateness.and_then(|samples| samples.percentiles(US)),
+                camera_to_command_ms: control.camera_to_command.percentiles(MS),
+            },
+            inference: InferenceReport {
+                engine: engine.name.to_owned(),
+                engine_version: engine.version.clone(),
+                library: engine.library.clone(),
+                providers: engine.providers.clone(),
+                precision: engine.precision.to_owned(),
+                chunks: inference.chunks,
+                latency_ms: inference.latency.percentiles(MS),
+                stages_ms: (0..STAGES.len()).filter_map(stage).collect(),
+                deadline_ms: facts.deadline.as_secs_f64() * 1e3,
+                deadline_misses: control.deadline_misses,
+                tokens_per_chunk: per_chunk(inference.tokens as f64),
+                passes_per_chunk: per_chunk(inference.passes),
+                actions_per_compute_s: if compute_s > 0.0 { rows / compute_s } else { 0.0 },
+                stop_reasons: inference.stop_reasons.clone(),
+            },
+            per_episode: facts.episodes,
+            ladder: control.ladder,
+            faults,
+            command_digest: control.digest.hex(),
+        }
+    }
+
+    /// The JSON that programs read.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// The summary that people read.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write_summary(&mut text);
+        text
+    }
+
+    fn write_summary(&self, text: &mut String) -> std::fmt::Result {
+        let (control, inference) = (&self.control, &self.inference);
+        if self.per_episode.len() <= 10 {
+            for episode in &self.per_episode {
+                writeln!(text, "  {:<28} {:<11} {:5.1} s", episode.instruction, episode.outcome, episode.duration_s)?;
+            }
+        }
+        let (low, high) = wilson(self.successes, self.episodes);
+        writeln!(
+            text,
+            "episodes   {} of {} successful (95 % interval {:.0}–{:.0} %), {} wrong picks",
+            self.successes,
+            self.episodes,
+            low * 100.0,
+            high * 100.0,
+            self.wrong_picks
+        )?;
+        writeln!(
+            text,
+            "control    {} commands in {} periods at {:.0} Hz, {} overruns, {} limited",
+            control.commands, control.periods, control.rate_hz, control.overruns, control.limited
+        )?;
+        if let Some(lateness) = &control.lateness_us {
+            writeln!(text, "lateness   {} µs", quantiles(lateness, 0))?;
+        }
+        writeln!(
+            text,
+            "inference  {} chunks on {} {} ({}, {}), {:.1} tokens a chunk",
+            inference.chunks,
+            inference.engine,
+            inference.engine_version,
+            inference.precision,
+            inference.providers.join(", "),
+            inference.tokens_per_chunk
+        )?;
+        if let Some(latency) = &inference.latency_ms {
+            writeln!(text, "latency    {} ms", quantiles(latency, 1))?;
+        }
+        for (stage, spans) in &inference.stages_ms {
+            writeln!(text, "  {stage:<11} {} ms", quantiles(spans, 2))?;
+        }
+        if let Some(span) = &control.camera_to_command_ms {
+            writeln!(text, "capture to first command  {} ms", quantiles(span, 1))?;
+        }
+        writeln!(
+            text,
+            "deadline   {:.0} ms from capture to command: {} misses",
+            inference.deadline_ms, inference.deadline_misses
+        )?;
+        let LadderCounts { fresh, continued, decelerated, held, stopped } = self.ladder;
+        writeln!(
+            text,
+            "ladder     fresh {fresh}, continued {continued}, decelerated {decelerated}, held {held}, stopped {stopped}"
+        )?;
+        let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        writeln!(text, "faults     {}", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") })
+    }
+}
+
+fn quantiles(p: &Percentiles, digits: usize) -> String {
+    format!("p50 {:.digits$}, p99 {:.digits$}, p99.9 {:.digits$}, max {:.digits$}", p.p50, p.p99, p.p999, p.max)
+}
+
+/// The 95 % Wilson interval of a proportion.
+pub fn wilson(successes: usize, trials: usize) -> (f64, f64) {
+    if trials == 0 {
+        return (0.0, 1.0);
+    }
+    let (z, n) = (1.959_963_984_540_054_f64, trials as f64);
+    let share = successes as f64 / n;
+    let middle = (share + z * z / (2.0 * n)) / (1.0 + z * z / n);
+    let half = z / (1.0 + z * z / n) * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).sqrt();
+    ((middle - half).max(0.0), (middle + half).min(1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wilson;
+
+    #[test]
+    fn the_wilson_interval_is_the_published_one() {
+        let (low, high) = wilson(142, 150);
+        assert!((low - 0.8982).abs() < 2e-3 && (high - 0.9727).abs() < 2e-3, "{low} {high}");
+        assert_eq!(wilson(0, 0), (0.0, 1.0));
+    }
+}

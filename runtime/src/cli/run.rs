@@ -1,0 +1,148 @@
+//! `endplate run`: the main job.
+
+use super::bundle::{PolicyArguments, open_robot, require_fit};
+use super::error::{CliError, write};
+#[cfg(feature = "sim")]
+use super::simulation;
+use clap::{Args, ValueEnum};
+use core::time::Duration;
+use std::path::PathBuf;
+
+/// Arguments of `endplate run`.
+#[derive(Args, Default)]
+pub struct RunArguments {
+    #[command(flatten)]
+    pub policy: PolicyArguments,
+    /// Robot description; without it, the built-in simulated robot.
+    #[arg(long)]
+    pub robot: Option<PathBuf>,
+    /// Episodes to run, in simulated time unless `--realtime`; without it three, one per colour, on the real clock.
+    #[arg(long)]
+    pub episodes: Option<u64>,
+    /// Seed of the first episode: scene and phrasing follow from it.
+    #[arg(long, default_value_t)]
+    pub seed: Seed,
+    /// What to tell the policy, instead of each episode's own sentence.
+    #[arg(long)]
+    pub instruction: Option<String>,
+    /// Name the colour that many places further on (red, green, blue): the same seeds with another cube meant.
+    #[arg(long, default_value_t)]
+    pub shift_colour: u64,
+    /// Run on the real clock.
+    #[arg(long)]
+    pub realtime: bool,
+    /// How long an inference takes in simulated time: `60ms`, `measured`, or `trace:FILE`.
+    #[arg(long, default_value = "60ms")]
+    pub latency: Option<String>,
+    /// Write the latencies charged, one a line in ms, for `--latency trace:FILE`.
+    #[arg(long, value_name = "FILE")]
+    pub write_trace: Option<PathBuf>,
+    /// Inject a fault: NAME@START_S or NAME@START_S+DURATION_S, in every episode; may be given again.
+    #[arg(long, value_name = "FAULT")]
+    pub fault: Vec<String>,
+    /// What the policy sees.
+    #[arg(long, value_enum, default_value_t)]
+    pub images: Images,
+    /// Random light, colours and camera displacement in every episode.
+    #[arg(long)]
+    pub randomise: bool,
+    /// Write the report as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Save what the cameras see, as PNG, twice a second.
+    #[arg(long, value_name = "DIR")]
+    pub save_frames: Option<PathBuf>,
+    /// Publish every command over Zenoh, as a ROS 2 node on rmw_zenoh does: connect to this router, for example
+    /// `tcp/127.0.0.1:7447`.
+    #[cfg(feature = "zenoh")]
+    #[arg(long, value_name = "ENDPOINT")]
+    pub zenoh: Option<String>,
+}
+
+/// A seed; episodes of an evaluation start at 1,000,000, where no training scene lies.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Seed(pub u64);
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self(1_000_000)
+    }
+}
+
+impl core::fmt::Display for Seed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl core::str::FromStr for Seed {
+    type Err = core::num::ParseIntError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// What the policy sees.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Images {
+    /// What the cameras see.
+    #[default]
+    Camera,
+    /// Black: an ablation; a policy that still succeeds does not look.
+    Black,
+}
+
+/// The default of `--latency` when `RunArguments` is made without the parser.
+pub const DEFAULT_LATENCY: &str = "60ms";
+
+/// Runs the job and prints its summary.
+pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
+    let robot = open_robot(arguments.robot.as_ref())?;
+    if let Some(camera) = robot.cameras.iter().find(|camera| camera.driver != "sim") {
+        return Err(CliError::Input(format!(
+            "{}: cameras[{}].driver = {:?}: this build drives \"sim\" only",
+            robot.source, camera.name, camera.driver
+        )));
+    }
+    let (bundle, loaded) = arguments.policy.load()?;
+    require_fit(&bundle, &robot)?;
+    #[cfg(not(feature = "sim"))]
+    {
+        let _ = loaded;
+        Err(CliError::Input("the only driver, \"sim\", is not in this build: build with the feature `sim`".into()))
+    }
+    #[cfg(feature = "sim")]
+    {
+        let report = simulation::run(arguments, &robot, &bundle, loaded)?;
+        print!("{}", report.summary());
+        if let Some(path) = &arguments.json {
+            write(path, report.to_json())?;
+        }
+        Ok(())
+    }
+}
+
+/// Parses a span such as `60ms`, `1.5ms` or `0.2s`.
+pub fn parse_span(text: &str) -> Option<Duration> {
+    let (number, scale) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1e-3),
+        None => (text.strip_suffix('s')?, 1.0),
+    };
+    let seconds: f64 = number.trim().parse().ok()?;
+    (seconds.is_finite() && (0.0..=60.0).contains(&(seconds * scale))).then(|| Duration::from_secs_f64(seconds * scale))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_span;
+    use core::time::Duration;
+
+    #[test]
+    fn spans_are_read_in_ms_and_s() {
+        assert_eq!(parse_span("60ms"), Some(Duration::from_millis(60)));
+        assert_eq!(parse_span("0.2s"), Some(Duration::from_millis(200)));
+        for bad in ["60", "-1ms", "nanms", "ms", "1e9s"] {
+            assert_eq!(parse_span(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,606 @@
+//! The control loop: one safe command a period, whatever happens elsewhere.
+//!
+//! [`ControlLoop::tick`] is a function of `now`: it reads the joints, walks the failure ladder, samples the chunk,
+//! filters and writes. It never allocates, locks, blocks, formats or logs once active; what is worth telling goes into
+//! a preallocated ring of [`Event`]s that another thread reads.
+
+use crate::metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Rung, Samples};
+use crate::retimer::Retimer;
+use crate::scheduler::{ChunkRefusal, ChunkScheduler, MAX_ROWS, PlayRules};
+use core::time::Duration;
+use endplate_hal::{
+    BusError, CommandMode, CommandSink, HeldCause, Instant, JointCommand, JointState, JointVec, MAX_JOINTS, MotionTime,
+    Robot, RobotSpec, SafeCommand, SafetyError, SafetyFilter, StateRing, StopCategory, Verdict,
+};
+use endplate_policies::{ActionChunk, Epoch};
+
+/// The lifecycle of a robot, in the words of ROS 2's managed nodes. Arms are written to only while `Active`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Lifecycle {
+    /// Nothing is known of the joints.
+    Unconfigured,
+    /// The joints are read and nothing is written.
+    Inactive,
+    /// One command leaves every period.
+    Active,
+    /// The end; nothing is written any more.
+    Finalized,
+}
+
+/// Why a lifecycle step was refused.
+#[derive(Copy, Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LifecycleError {
+    /// The step does not start from the present state.
+    #[error("a robot that is {0:?} cannot take this step")]
+    Order(Lifecycle),
+    /// The joints could not be read.
+    #[error("the joints cannot be read: {0}")]
+    Read(BusError),
+    /// The torque could not be switched.
+    #[error("the torque cannot be switched: {0}")]
+    Torque(BusError),
+    /// The pose is not one to start from.
+    #[error("the arm cannot start from where it stands: {0}")]
+    Start(SafetyError),
+}
+
+/// What is known of a camera without looking at its images.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct CameraHealth {
+    /// Capture stamp of its newest frame.
+    pub captured: Instant,
+    /// Sequence number of that frame; 0 before the first.
+    pub sequence: u64,
+}
+
+/// What the control loop looks at besides the joints.
+#[derive(Copy, Clone)]
+pub struct Inbox<'a> {
+    /// A chunk that has arrived since the last tick.
+    pub chunk: Option<&'a ActionChunk>,
+    /// The cameras the policy looks through, in the order of the robot description.
+    pub cameras: &'a [CameraHealth],
+    /// Answers of the policy refused in a row.
+    pub refused_in_a_row: u32,
+    /// The present epoch: a new one means that the instruction changed or the policy was reset.
+    pub epoch: Epoch,
+    /// Whether the e-stop is pressed.
+    pub estop: bool,
+    /// Periods that were missed before this one.
+    pub missed: u64,
+}
+
+/// Something worth telling, for another thread to log.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Event {
+    /// When.
+    pub now: Instant,
+    /// What began.
+    pub cause: Cause,
+    /// The rung of the ladder in that period.
+    pub rung: Rung,
+    /// The joint concerned, where there is one.
+    pub joint: Option<u8>,
+}
+
+/// What a tick did.
+#[derive(Copy, Clone, Debug)]
+pub struct Tick {
+    /// The command of this period.
+    pub command: SafeCommand,
+    /// The rung it was made on.
+    pub rung: Rung,
+    /// What the safety filter did.
+    pub verdict: Verdict,
+    /// The cause of the step down, if the rung is not `Fresh`.
+    pub cause: Option<Cause>,
+    /// Capture to command, on the first command that follows from a new chunk.
+    pub camera_to_command: Option<Duration>,
+    /// Periods by rung so far.
+    pub ladder: LadderCounts,
+}
+
+/// Counters of a control loop.
+#[derive(Clone)]
+pub struct ControlCounts {
+    /// Control periods that have passed, missed ones included.
+    pub periods: u64,
+    /// Commands made.
+    pub commands: u64,
+    /// Periods missed.
+    pub overruns: u64,
+    /// Commands the safety filter limited.
+    pub limited: u64,
+    /// Periods by rung.
+    pub ladder: LadderCounts,
+    /// Onsets by cause.
+    pub causes: CauseCounts,
+    /// Capture to first command, for every chunk.
+    pub camera_to_command: Samples,
+    /// Of those, how many were beyond the deadline.
+    pub deadline_misses: u64,
+    /// Events that no longer fitted the ring.
+    pub events_dropped: u64,
+    /// Seconds of motion time executed.
+    pub motion_s: f64,
+    /// Digest of every command.
+    pub digest: CommandDigest,
+}
+
+impl ControlCounts {
+    fn new() -> Self {
+        Self {
+            periods: 0,
+            commands: 0,
+            overruns: 0,
+            limited: 0,
+            ladder: LadderCounts::default(),
+            causes: CauseCounts::default(),
+            camera_to_command: Samples::with_capacity(65_536),
+            deadline_misses: 0,
+            events_dropped: 0,
+            motion_s: 0.0,
+            digest: CommandDigest::default(),
+        }
+    }
+}
+
+/// What the inference side needs of the control side: published every tick, read as the latest value.
+#[derive(Clone, Debug)]
+pub struct ControlSnapshot {
+    /// When it was taken.
+    pub now: Instant,
+    /// Whether a new chunk is to be asked for.
+    pub wants_chunk: bool,
+    /// The present epoch.
+    pub epoch: Epoch,
+    /// The newest joint states.
+    pub states: StateRing,
+    /// Motion time at the newest ticks, oldest first.
+    motion: Vec<(Instant, MotionTime)>,
+    /// Rows still to be played, `[n, D]` absolute.
+    committed: Vec<f64>,
+    rows: usize,
+}
+
+const HISTORY: usize = 64;
+
+impl ControlSnapshot {
+    /// An empty snapshot with room for everything.
+    pub fn new() -> Self {
+        Self {
+            now: Instant::ZERO,
+            wants_chunk: false,
+            epoch: Epoch(0),
+            states: StateRing::with_capacity(HISTORY),
+            motion: Vec::with_capacity(HISTORY),
+            committed: vec![0.0; MAX_ROWS * MAX_JOINTS],
+            rows: 0,
+        }
+    }
+
+    /// Motion time at `instant`, interpolated; before the oldest tick held, or after the newest, the nearest is given.
+    pub fn motion_at(&self, instant: Instant) -> Option<MotionTime> {
+        let after = self.motion.iter().position(|(at, _)| *at >= instant);
+        match after {
+            None => self.motion.last().map(|&(_, motion)| motion),
+            Some(0) => self.motion.first().map(|&(_, motion)| motion),
+            Some(index) => {
+                let ((t0, m0), (t1, m1)) = (self.motion[index - 1], self.motion[index]);
+                let share = instant.seconds_since(t0) / t1.seconds_since(t0);
+                let nanos = m0.as_nanos() as f64 + (m1.as_nanos() - m0.as_nanos()) as f64 * share;
+                Some(MotionTime::from_nanos(nanos.round() as u64))
+            }
+        }
+    }
+
+    /// Rows the scheduler will still play, `[n, D]` absolute, and n.
+    pub fn committed(&self, dims: usize) -> (&[f64], usize) {
+        (&self.committed[..self.rows * dims], self.rows)
+    }
+}
+
+impl Default for ControlSnapshot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The control loop of one robot.
+pub struct ControlLoop {
+    spec: RobotSpec,
+    robot: Robot,
+    filter: SafetyFilter,
+    scheduler: ChunkScheduler,
+    retimer: Retimer,
+    lifecycle: Lifecycle,
+    motion: MotionTime,
+    states: StateRing,
+    history: Vec<(Instant, MotionTime)>,
+    active_causes: u32,
+    latched: Option<Cause>,
+    failed_writes: u32,
+    torque_off_done: bool,
+    newest_used: u64,
+    counts: ControlCounts,
+    events: Option<rtrb::Producer<Event>>,
+    sinks: Vec<Box<dyn CommandSink>>,
+}
+
+impl ControlLoop {
+    /// A loop over a robot, unconfigured.
+    ///
+    /// # Errors
+    /// [`SafetyError`] when the limits are not those of the robot.
+    pub fn new(spec: RobotSpec, robot: Robot, rules: PlayRules) -> Result<Self, SafetyError> {
+        let limits = spec.safety_limits();
+        let needed = limits.joints.len();
+        if robot.joints() != needed || rules.interpolation.len() != needed {
+            return Err(SafetyError::Joints { needed, got: robot.joints() });
+        }
+        let middle: Vec<f64> = limits.joints.iter().map(|joint| (joint.lower_rad + joint.upper_rad) / 2.0).collect();
+        let retimer = Retimer::new(&limits.joints, &rules.interpolation, limits.period.as_secs_f64());
+        Ok(Self {
+            filter: SafetyFilter::new(limits, &middle)?,
+            scheduler: ChunkScheduler::new(rules),
+            retimer,
+            lifecycle: Lifecycle::Unconfigured,
+            motion: MotionTime::ZERO,
+            states: StateRing::with_capacity(HISTORY),
+            history: Vec::with_capacity(HISTORY),
+            active_causes: 0,
+            latched: None,
+            failed_writes: 0,
+            torque_off_done: false,
+            newest_used: 0,
+            counts: ControlCounts::new(),
+            events: None,
+            sinks: Vec::new(),
+            spec,
+            robot,
+        })
+    }
+
+    /// Where events go; without a ring they are counted only.
+    pub fn set_events(&mut self, events: rtrb::Producer<Event>) {
+        self.events = Some(events);
+    }
+
+    /// Adds a place where every command is published.
+    pub fn add_sink(&mut self, sink: Box<dyn CommandSink>) {
+        self.sinks.push(sink);
+    }
+
+    /// The present state of the lifecycle.
+    pub fn lifecycle(&self) -> Lifecycle {
+        self.lifecycle
+    }
+
+    /// The counters so far.
+    pub fn counts(&self) -> &ControlCounts {
+        &self.counts
+    }
+
+    /// The motion commanded last.
+    pub fn commanded(&self) -> &endplate_hal::Motion {
+        self.filter.motion()
+    }
+
+    /// The cause of a latched stop.
+    pub fn latched(&self) -> Option<Cause> {
+        self.latched
+    }
+
+    /// Unconfigured → inactive: the joints answer.
+    ///
+    /// # Errors
+    /// [`LifecycleError`]; the state is left as it was.
+    pub fn configure(&mut self, now: Instant) -> Result<(), LifecycleError> {
+        self.expect(Lifecycle::Unconfigured)?;
+        self.robot.read(now).map_err(LifecycleError::Read)?;
+        self.lifecycle = Lifecycle::Inactive;
+        Ok(())
+    }
+
+    /// Inactive → active: commands start from where the joints stand, at rest, torque on; chunks of `epoch` or later
+    /// are taken.
+    ///
+    /// # Errors
+    /// [`LifecycleError`]; the robot stays inactive.
+    pub fn activate(&mut self, now: Instant, epoch: Epoch) -> Result<(), LifecycleError> {
+        self.expect(Lifecycle::Inactive)?;
+        let state = self.robot.read(now).map_err(LifecycleError::Read)?;
+        self.filter.restart(&state.position_rad).map_err(LifecycleError::Start)?;
+        self.robot.set_torque(now, true).map_err(LifecycleError::Torque)?;
+        self.states.clear();
+        self.states.push(state);
+        self.history.clear();
+        self.history.push((now, self.motion));
+        self.scheduler.reset(epoch);
+        self.retimer.hold();
+        (self.active_causes, self.latched, self.failed_writes, self.torque_off_done) = (0, None, 0, false);
+        self.lifecycle = Lifecycle::Active;
+        Ok(())
+    }
+
+    /// Active → inactive: nothing is written any more; the arm keeps its last goal with torque on.
+    ///
+    /// # Errors
+    /// [`LifecycleError::Order`].
+    pub fn deactivate(&mut self) -> Result<(), LifecycleError> {
+        self.expect(Lifecycle::Active)?;
+        self.lifecycle = Lifecycle::Inactive;
+        Ok(())
+    }
+
+    /// The end of the lifecycle, from any state; hands the robot back.
+    pub fn finalize(mut self) -> Robot {
+        self.lifecycle = Lifecycle::Finalized;
+        self.robot
+    }
+
+    /// Leaves a latched stop, on an explicit command only and only at rest.
+    pub fn clear_fault(&mut self) -> bool {
+        let clear = self.latched.is_some() && self.filter.motion().is_at_rest();
+        if clear {
+            (self.latched, self.failed_writes, self.torque_off_done) = (None, 0, false);
+        }
+        clear
+    }
+
+    fn expect(&self, state: Lifecycle) -> Result<(), LifecycleError> {
+        if self.lifecycle == state { Ok(()) } else { Err(LifecycleError::Order(self.lifecycle)) }
+    }
+
+    /// One control period. `None` unless active: then nothing has been written.
+    ///
+    /// # Real-time
+    /// Does not allocate, lock, block, format or log.
+    pub fn tick(&mut self, now: Instant, inbox: &Inbox) -> Option<Tick> {
+        if self.lifecycle != Lifecycle::Active {
+            return None;
+        }
+        let mut causes = Causes::default();
+        self.counts.periods += 1 + inbox.missed;
+        if inbox.missed > 0 {
+            self.counts.overruns += inbox.missed;
+            causes.note(Cause::Overrun, None);
+        }
+        if inbox.epoch != self.scheduler.epoch() {
+            self.scheduler.reset(inbox.epoch);
+            causes.note(Cause::InstructionChange, None);
+        }
+        self.read_state(now, &mut causes);
+        self.take_chunk(now, inbox, &mut causes);
+        if inbox.estop {
+            self.latched.get_or_insert(Cause::Estop);
+        }
+        if self.failed_writes >= self.spec.control.write_failures {
+            self.latched.get_or_insert(Cause::BusLost);
+        }
+        let stop = self.reason_to_stop(now, inbox, &mut causes);
+        let (command, verdict, rung) = self.command(now, stop, &mut causes);
+        self.write(now, &command, &mut causes);
+        self.finish(now, command, verdict, rung, stop, &causes)
+    }
+
+    fn read_state(&mut self, now: Instant, causes: &mut Causes) {
+        match self.robot.read(now) {
+            Err(_) => causes.note(Cause::StateRead, None),
+            Ok(state) => self.judge_state(now, &state, causes),
+        }
+    }
+
+    fn judge_state(&mut self, now: Instant, state: &JointState, causes: &mut Causes) {
+        let control = &self.spec.control;
+        let newest = self.states.newest();
+        if state.stamp > now || newest.is_some_and(|newest| state.stamp < newest.stamp) {
+            return causes.note(Cause::ClockStep, None);
+        }
+        if !state.position_rad.is_finite() {
+            return causes.note(Cause::StateImplausible, None);
+        }
+        if let Some(newest) = newest {
+            let span = state.stamp.duration_since(newest.stamp);
+            if let Some(joint) = self.spec.implausible_step(&newest.position_rad, &state.position_rad, span) {
+                return causes.note(Cause::StateImplausible, Some(joint));
+            }
+        }
+        self.states.push(*state);
+        if now.duration_since(state.stamp) > control.state_max_age {
+            return;
+        }
+        let commanded = &self.filter.motion().position_rad;
+        let apart = self
+            .spec
+            .joints
+            .iter()
+            .zip(commanded.iter().zip(state.position_rad.iter()))
+            .position(|(joint, (commanded, measured))| (commanded - measured).abs() > joint.max_tracking_error_rad);
+        if apart.is_some() {
+            causes.note(Cause::TrackingError, apart);
+        }
+    }
+
+    fn take_chunk(&mut self, now: Instant, inbox: &Inbox, causes: &mut Causes) {
+        let Some(chunk) = inbox.chunk else { return };
+        match self.scheduler.offer(now, self.motion, chunk) {
+            Ok(()) => {}
+            Err(ChunkRefusal::Epoch) => causes.note(Cause::ChunkEpoch, None),
+            Err(ChunkRefusal::Stale { .. } | ChunkRefusal::Spent) => causes.note(Cause::ChunkStale, None),
+            Err(ChunkRefusal::Malformed) => causes.note(Cause::OutputRefused, None),
+        }
+    }
+
+    /// The first reason not to follow a chunk in this period, in the order of the ladder.
+    fn reason_to_stop(&self, now: Instant, inbox: &Inbox, causes: &mut Causes) -> Option<Cause> {
+        if let Some(cause) = self.latched {
+            causes.note(cause, None);
+            return Some(cause);
+        }
+        let control = &self.spec.control;
+        let age = self.states.newest().map_or(Duration::MAX, |state| now.duration_since(state.stamp));
+        if age > control.state_max_age {
+            causes.note(Cause::StateStale, None);
+            return Some(Cause::StateStale);
+        }
+        for cause in [Cause::ClockStep, Cause::StateImplausible, Cause::TrackingError] {
+            if causes.has(cause) {
+                return Some(cause);
+            }
+        }
+        for (camera, health) in self.spec.cameras.iter().zip(inbox.cameras) {
+            if health.captured > now {
+                causes.note(Cause::CameraFutureStamp, None);
+                return Some(Cause::CameraFutureStamp);
+            }
+            if health.sequence == 0 || now.duration_since(health.captured) > camera.max_age {
+                causes.note(Cause::CameraStale, None);
+                return Some(Cause::CameraStale);
+            }
+        }
+        if inbox.refused_in_a_row >= control.refused_chunks {
+            return Some(Cause::OutputRefused);
+        }
+        // After a failed write the arm may still chase an older goal: brake until a write gets through again.
+        (self.failed_writes > 0).then_some(Cause::WriteFailed)
+    }
+
+    fn command(&mut self, now: Instant, stop: Option<Cause>, causes: &mut Causes) -> (SafeCommand, Verdict, Rung) {
+        let period = self.filter.limits().period;
+        if stop.is_none() {
+            let speed = self.retimer.speed();
+            let ahead = self.motion.saturating_add(period.mul_f64(speed));
+            if let Some(reference) = self.scheduler.sample(now, ahead) {
+                let speed = self.retimer.pace(self.filter.motion(), &reference);
+                let target = self.retimer.follow(self.filter.motion(), &reference);
+                let valid_until = now.saturating_add(self.spec.control.command_valid);
+                let asked = JointCommand { mode: CommandMode::Position, target, valid_until };
+                let (command, verdict) = self.filter.filter(now, &asked);
+                self.motion = self.motion.saturating_add(period.mul_f64(speed));
+                self.counts.motion_s += period.as_secs_f64() * speed;
+                let late = self.scheduler.overdue(self.motion) > self.spec.control.deadline;
+                if late {
+                    causes.note(Cause::ChunkLate, None);
+                }
+                return (command, verdict, if late { Rung::Continued } else { Rung::Fresh });
+            }
+            if self.scheduler.captured().is_some() {
+                causes.note(Cause::NoRows, None);
+            }
+        }
+        self.retimer.hold();
+        let (command, verdict) = self.filter.brake(now, HeldCause::Asked);
+        let rung = match verdict {
+            Verdict::Stopped(_) if self.latched.is_some() => Rung::Stopped,
+            Verdict::Stopped(_) => Rung::Held,
+            _ => Rung::Decelerated,
+        };
+        (command, verdict, rung)
+    }
+
+    fn write(&mut self, now: Instant, command: &SafeCommand, causes: &mut Causes) {
+        for sink in &mut self.sinks {
+            sink.publish(command);
+        }
+        let at_rest = self.filter.motion().is_at_rest();
+        if self.torque_off_done {
+            return;
+        }
+        // One retry inside the period.
+        match self.robot.write(now, command).or_else(|_| self.robot.write(now, command)) {
+            Ok(_) => self.failed_writes = 0,
+            Err(_) => {
+                self.failed_writes = self.failed_writes.saturating_add(1);
+                causes.note(Cause::WriteFailed, None);
+            }
+        }
+        let limp = self.latched == Some(Cause::Estop) && self.spec.control.stop_category == StopCategory::TorqueOff;
+        if limp && at_rest {
+            self.torque_off_done = self.robot.set_torque(now, false).is_ok();
+        }
+    }
+
+    fn finish(
+        &mut self,
+        now: Instant,
+        command: SafeCommand,
+        verdict: Verdict,
+        rung: Rung,
+        stop: Option<Cause>,
+        causes: &Causes,
+    ) -> Option<Tick> {
+        self.counts.commands += 1;
+        self.counts.ladder.count(rung);
+        self.counts.limited += u64::from(matches!(verdict, Verdict::Limited { .. }));
+        self.counts.digest.add(now, &command);
+        for cause in Cause::ALL {
+            let bit = 1 << cause as u32;
+            if causes.has(cause) && self.active_causes & bit == 0 {
+                self.counts.causes.count(cause);
+                let joint = causes.joint.and_then(|joint| u8::try_from(joint).ok());
+                self.tell(Event { now, cause, rung, joint });
+            }
+        }
+        self.active_causes = causes.bits;
+        if self.history.len() == HISTORY {
+            self.history.copy_within(1.., 0);
+            self.history.truncate(HISTORY - 1);
+        }
+        self.history.push((now, self.motion));
+        let mut camera_to_command = None;
+        if matches!(rung, Rung::Fresh | Rung::Continued) && self.newest_used != self.scheduler.sequence() {
+            self.newest_used = self.scheduler.sequence();
+            camera_to_command = self.scheduler.captured().map(|captured| now.duration_since(captured));
+        }
+        if let Some(span) = camera_to_command {
+            self.counts.camera_to_command.record(span);
+            self.counts.deadline_misses += u64::from(span > self.spec.control.deadline);
+        }
+        let cause = stop.or_else(|| Cause::ALL.into_iter().find(|&cause| causes.has(cause)));
+        Some(Tick { command, rung, verdict, cause, camera_to_command, ladder: self.counts.ladder })
+    }
+
+    fn tell(&mut self, event: Event) {
+        let told = self.events.as_mut().is_some_and(|events| events.push(event).is_ok());
+        self.counts.events_dropped += u64::from(!told && self.events.is_some());
+    }
+
+    /// Writes what the inference side needs into a snapshot that has room for it.
+    ///
+    /// # Real-time
+    /// Does not allocate when `snapshot` came from [`ControlSnapshot::new`].
+    pub fn snapshot(&self, now: Instant, snapshot: &mut ControlSnapshot) {
+        snapshot.now = now;
+        snapshot.wants_chunk =
+            self.lifecycle == Lifecycle::Active && self.latched.is_none() && self.scheduler.wants_chunk(self.motion);
+        snapshot.epoch = self.scheduler.epoch();
+        snapshot.states.copy_from(&self.states);
+        snapshot.motion.clear();
+        snapshot.motion.extend_from_slice(&self.history);
+        snapshot.rows = self.scheduler.remaining(self.motion, &mut snapshot.committed);
+    }
+
+    /// Measured joint positions, `[D]` rad, at the newest state.
+    pub fn measured(&self) -> Option<&JointVec> {
+        self.states.newest().map(|state| &state.position_rad)
+    }
+}
+
+/// The causes present in one period.
+#[derive(Default)]
+struct Causes {
+    bits: u32,
+    joint: Option<usize>,
+}
+
+impl Causes {
+    fn note(&mut self, cause: Cause, joint: Option<usize>) {
+        self.bits |= 1 << cause as u32;
+        self.joint = self.joint.or(joint);
+    }
+
+    fn has(&self, cause: Cause) -> bool {
+        self.bits & (1 << cause as u32) != 0
+    }
+}

@@ -1,0 +1,217 @@
+//! Real time: camera, inference and control threads on the machine's clock.
+
+use super::{CameraBank, CameraLoop, CameraWatch, Flow};
+use crate::control::{CameraHealth, ControlLoop, ControlSnapshot, Inbox, Tick};
+use crate::crossing::{Reader, Writer, triple_buffer};
+use crate::fault::FaultPlan;
+use crate::inference::{InferenceLoop, StepOutcome};
+use crate::metrics::Samples;
+use crate::realtime::{self, RealtimeRights};
+use core::time::Duration;
+use endplate_hal::{Clock, Instant};
+use endplate_policies::{ActionChunk, Epoch};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc;
+
+/// The parts of one robot in real time.
+pub struct Realtime<'a> {
+    /// The clock of all threads.
+    pub clock: &'a dyn Clock,
+    /// The control loop, active.
+    pub control: &'a mut ControlLoop,
+    /// The inference loop.
+    pub inference: &'a mut InferenceLoop,
+    /// Camera loops.
+    pub cameras: &'a mut [CameraLoop],
+    /// Their frames.
+    pub bank: &'a mut CameraBank,
+    /// Their health.
+    pub watch: &'a CameraWatch,
+    /// Moves a simulated world to an instant, on a thread of its own; `None` for hardware, which moves by itself.
+    pub plant: Option<&'a mut (dyn FnMut(Instant) + Send)>,
+    /// What goes wrong.
+    pub faults: &'a FaultPlan,
+    /// Other instructions, one for each instruction change of the fault plan, in turn.
+    pub instructions: &'a [String],
+    /// Set by a signal or another thread: the e-stop.
+    pub estop: &'a AtomicBool,
+    /// Where the lateness of every period is recorded.
+    pub lateness: &'a mut Samples,
+}
+
+/// How often the camera and plant threads look.
+const POLL: Duration = Duration::from_millis(2);
+/// How often the inference thread looks whether a chunk is wanted.
+const IDLE: Duration = Duration::from_millis(1);
+
+struct Shared {
+    running: AtomicBool,
+    epoch: AtomicU64,
+    refused: AtomicU32,
+}
+
+/// Runs until `each`, called on the calling thread with the newest tick, ends it or `limit` has passed since `start`.
+/// Fault windows count from `start`. Returns what the machine granted the control thread.
+pub fn run(
+    parts: Realtime,
+    start: Instant,
+    limit: Duration,
+    period: Duration,
+    mut each: impl FnMut(Instant, Option<&Tick>) -> Flow,
+) -> RealtimeRights {
+    let Realtime { clock, control, inference, cameras, bank, watch, plant, faults, instructions, estop, lateness } =
+        parts;
+    let shared = Shared {
+        running: AtomicBool::new(true),
+        epoch: AtomicU64::new(inference.epoch().0),
+        refused: AtomicU32::new(0),
+    };
+    let template = inference.chunk().clone();
+    let (chunk_writer, chunk_reader) = triple_buffer(|| template.clone());
+    let (snapshot_writer, snapshot_reader) = triple_buffer(ControlSnapshot::new);
+    let (tick_writer, mut tick_reader) = triple_buffer(|| None::<Tick>);
+    let (rights_sender, rights) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let shared = &shared;
+        if let Some(plant) = plant {
+            scope.spawn(move || {
+                while shared.running.load(Ordering::Acquire) {
+                    plant(clock.now());
+                    clock.sleep_until(clock.now().saturating_add(POLL));
+                }
+            });
+        }
+        for camera in cameras.iter_mut() {
+            scope.spawn(move || {
+                while shared.running.load(Ordering::Acquire) {
+                    camera.step(clock.now());
+                    clock.sleep_until(clock.now().saturating_add(POLL));
+                }
+            });
+        }
+        scope.spawn(move || {
+            let thread = InferenceThread { clock, start, inference, bank, faults, instructions, shared };
+            thread.run(snapshot_reader, chunk_writer);
+        });
+        scope.spawn(move || {
+            // The receiver lives as long as this scope.
+            let _ = rights_sender.send(realtime::request());
+            let thread = ControlThread { clock, start, period, control, watch, faults, estop, lateness, shared };
+            thread.run(chunk_reader, snapshot_writer, tick_writer);
+        });
+        loop {
+            clock.sleep_until(clock.now().saturating_add(period));
+            let now = clock.now();
+            tick_reader.update();
+            let over = now.duration_since(start) >= limit;
+            if each(now, tick_reader.value().as_ref()) == Flow::Stop || over {
+                break;
+            }
+        }
+        shared.running.store(false, Ordering::Release);
+    });
+    let unknown = || Err("the control thread did not start".to_owned());
+    rights.recv().unwrap_or_else(|_| RealtimeRights { scheduling: unknown(), memory: unknown().map(|_: i32| ()) })
+}
+
+struct InferenceThread<'a> {
+    clock: &'a dyn Clock,
+    start: Instant,
+    inference: &'a mut InferenceLoop,
+    bank: &'a mut CameraBank,
+    faults: &'a FaultPlan,
+    instructions: &'a [String],
+    shared: &'a Shared,
+}
+
+impl InferenceThread<'_> {
+    fn run(self, mut snapshots: Reader<ControlSnapshot>, mut chunks: Writer<ActionChunk>) {
+        let Self { clock, start, inference, bank, faults, instructions, shared } = self;
+        let mut changes = 0;
+        // A snapshot older than the last answer does not know of it yet.
+        let mut answered = Instant::ZERO;
+        while shared.running.load(Ordering::Acquire) {
+            let since = clock.now().duration_since(start);
+            while changes < faults.instruction_changes(since) {
+                let next = &instructions[changes as usize % instructions.len().max(1)];
+                changes += 1;
+                let epoch = Epoch(inference.epoch().0 + 1);
+                inference.instruct(next, epoch);
+                shared.epoch.store(epoch.0, Ordering::Release);
+            }
+            snapshots.update();
+            inference.inject(faults.output(since));
+            let fresh = snapshots.value().now > answered;
+            let outcome = if fresh {
+                inference.step(clock.now(), snapshots.value(), bank.refresh(), Some(clock))
+            } else {
+                StepOutcome::Idle
+            };
+            if outcome == StepOutcome::Idle {
+                clock.sleep_until(clock.now().saturating_add(IDLE));
+                continue;
+            }
+            shared.refused.store(inference.refused_in_a_row(), Ordering::Release);
+            let took = clock.now().duration_since(start) - since;
+            let arrival = faults.arrival(since, took);
+            while clock.now().duration_since(start) < arrival && shared.running.load(Ordering::Acquire) {
+                clock.sleep_until(clock.now().saturating_add(IDLE));
+            }
+            if matches!(outcome, StepOutcome::Answered(_)) {
+                chunks.slot().copy_from(inference.chunk());
+                chunks.publish();
+            }
+            // Let the control loop take it over before asking again.
+            answered = clock.now();
+        }
+    }
+}
+
+struct ControlThread<'a> {
+    clock: &'a dyn Clock,
+    start: Instant,
+    period: Duration,
+    control: &'a mut ControlLoop,
+    watch: &'a CameraWatch,
+    faults: &'a FaultPlan,
+    estop: &'a AtomicBool,
+    lateness: &'a mut Samples,
+    shared: &'a Shared,
+}
+
+impl ControlThread<'_> {
+    fn run(
+        self,
+        mut chunks: Reader<ActionChunk>,
+        mut snapshots: Writer<ControlSnapshot>,
+        mut ticks: Writer<Option<Tick>>,
+    ) {
+        let Self { clock, start, period, control, watch, faults, estop, lateness, shared } = self;
+        let mut health = vec![CameraHealth::default(); watch.len()];
+        let mut deadline = clock.now().saturating_add(period);
+        while shared.running.load(Ordering::Acquire) {
+            clock.sleep_until(deadline);
+            let now = clock.now();
+            let late = now.duration_since(deadline);
+            lateness.record(late);
+            // A missed period is skipped, never caught up in a burst.
+            let missed = u64::try_from(late.as_nanos() / period.as_nanos().max(1)).unwrap_or(u64::MAX);
+            let skipped = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
+            deadline = deadline.saturating_add(period.saturating_mul(skipped));
+            watch.read(&mut health);
+            let arrived = chunks.update();
+            let inbox = Inbox {
+                chunk: arrived.then(|| chunks.value()),
+                cameras: &health,
+                refused_in_a_row: shared.refused.load(Ordering::Acquire),
+                epoch: Epoch(shared.epoch.load(Ordering::Acquire)),
+                estop: estop.load(Ordering::Acquire) || faults.estop(now.duration_since(start)),
+                missed,
+            };
+            *ticks.slot() = control.tick(now, &inbox);
+            ticks.publish();
+            control.snapshot(now, snapshots.slot());
+            snapshots.publish();
+        }
+    }
+}

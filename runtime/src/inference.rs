@@ -1,0 +1,245 @@
+//! The inference loop: when the control loop wants a chunk, observe, infer, and account for every refusal.
+//!
+//! [`InferenceLoop::step`] is a function of `now` and of values handed to it; it runs on a thread of its own (or at its
+//! instant of simulated time) and nothing it does can delay a control period.
+
+use crate::control::ControlSnapshot;
+use crate::metrics::{Cause, CauseCounts, Samples};
+use core::time::Duration;
+use endplate_hal::{Clock, Frame, Instant};
+use endplate_policies::{
+    ActionChunk, Anchor, Budget, Committed, Epoch, Observation, OutputFault, Policy, PolicyError, PolicySpec,
+    StopReason,
+};
+use std::collections::BTreeMap;
+
+/// Counters of an inference loop.
+#[derive(Clone)]
+pub struct InferenceCounts {
+    /// Chunks answered.
+    pub chunks: u64,
+    /// Wall time of each answer.
+    pub latency: Samples,
+    /// Wall time of each stage, in the order of [`STAGES`].
+    pub stages: [Samples; STAGES.len()],
+    /// Tokens of all chunks.
+    pub tokens: u64,
+    /// Decoder passes of all chunks, in full-stack equivalents.
+    pub passes: f64,
+    /// Answers by stop reason.
+    pub stop_reasons: BTreeMap<String, u64>,
+    /// Refusals by cause.
+    pub causes: CauseCounts,
+    /// The message of the newest refusal, for the log.
+    pub last_refusal: Option<String>,
+}
+
+/// Names of the measured stages.
+pub const STAGES: [&str; 5] = ["preprocess", "vision", "prefill", "decode", "postprocess"];
+
+impl InferenceCounts {
+    fn new() -> Self {
+        Self {
+            chunks: 0,
+            latency: Samples::with_capacity(65_536),
+            stages: std::array::from_fn(|_| Samples::with_capacity(65_536)),
+            tokens: 0,
+            passes: 0.0,
+            stop_reasons: BTreeMap::new(),
+            causes: CauseCounts::default(),
+            last_refusal: None,
+        }
+    }
+}
+
+/// What a step did.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum StepOutcome {
+    /// No chunk is wanted.
+    Idle,
+    /// [`InferenceLoop::chunk`] is new.
+    Answered(StopReason),
+    /// The observation or the answer was refused.
+    Refused(Cause),
+}
+
+/// Observes and infers for one policy.
+pub struct InferenceLoop {
+    policy: Box<dyn Policy>,
+    chunk: ActionChunk,
+    instruction: String,
+    epoch: Epoch,
+    budget: Duration,
+    state_ahead: Duration,
+    refused_in_a_row: u32,
+    counts: InferenceCounts,
+}
+
+impl InferenceLoop {
+    /// A loop around a policy; each answer may take `budget`.
+    pub fn new(policy: Box<dyn Policy>, instruction: &str, budget: Duration, state_ahead: Duration) -> Self {
+        let spec = policy.spec();
+        Self {
+            chunk: ActionChunk::for_spec(spec),
+            instruction: instruction.to_owned(),
+            epoch: Epoch(0),
+            budget,
+            state_ahead,
+            refused_in_a_row: 0,
+            counts: InferenceCounts::new(),
+            policy,
+        }
+    }
+
+    /// The policy's description.
+    pub fn spec(&self) -> &PolicySpec {
+        self.policy.spec()
+    }
+
+    /// Another instruction: everything asked before belongs to the past.
+    pub fn instruct(&mut self, instruction: &str, epoch: Epoch) {
+        instruction.clone_into(&mut self.instruction);
+        self.epoch = epoch;
+        self.refused_in_a_row = 0;
+        self.policy.reset(epoch);
+    }
+
+    /// The present epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The instruction being followed.
+    pub fn instruction(&self) -> &str {
+        &self.instruction
+    }
+
+    /// Corrupts the next answers where a broken model would; they must come out as refusals.
+    pub fn inject(&mut self, fault: OutputFault) {
+        self.policy.inject(fault);
+    }
+
+    /// The newest chunk.
+    pub fn chunk(&self) -> &ActionChunk {
+        &self.chunk
+    }
+
+    /// Answers refused in a row.
+    pub fn refused_in_a_row(&self) -> u32 {
+        self.refused_in_a_row
+    }
+
+    /// The counters so far.
+    pub fn counts(&self) -> &InferenceCounts {
+        &self.counts
+    }
+
+    /// Counters are taken over and start anew.
+    pub fn take_counts(&mut self) -> InferenceCounts {
+        std::mem::replace(&mut self.counts, InferenceCounts::new())
+    }
+
+    /// One step. `frames` are the newest frames in the order of the bundle's camera slots. With a `clock` the budget is
+    /// charged in real time, without one from the bundle's cost model.
+    pub fn step(
+        &mut self,
+        now: Instant,
+        snapshot: &ControlSnapshot,
+        frames: &[Frame],
+        clock: Option<&dyn Clock>,
+    ) -> StepOutcome {
+        if !snapshot.wants_chunk || snapshot.epoch != self.epoch {
+            return StepOutcome::Idle;
+        }
+        let started = std::time::Instant::now();
+        let outcome = match self.answer(now, snapshot, frames, clock) {
+            Ok(stop) => {
+                self.refused_in_a_row = 0;
+                self.account(stop, started.elapsed());
+                StepOutcome::Answered(stop)
+            }
+            Err(Refusal { cause, message, of_policy }) => {
+                self.counts.causes.count(cause);
+                self.counts.last_refusal = Some(message);
+                self.refused_in_a_row =
+                    if of_policy { self.refused_in_a_row.saturating_add(1) } else { self.refused_in_a_row };
+                StepOutcome::Refused(cause)
+            }
+        };
+        outcome
+    }
+
+    fn answer(
+        &mut self,
+        now: Instant,
+        snapshot: &ControlSnapshot,
+        frames: &[Frame],
+        clock: Option<&dyn Clock>,
+    ) -> Result<StopReason, Refusal> {
+        let rules = &self.policy.spec().chunk;
+        let oldest = frames.iter().map(|frame| frame.captured).min().unwrap_or(now);
+        let newest = frames.iter().map(|frame| frame.captured).max().unwrap_or(now);
+        if frames.iter().any(|frame| frame.sequence == 0) {
+            return Err(Refusal::observation(Cause::CameraStale, "a camera has given no frame yet"));
+        }
+        if newest > now {
+            return Err(Refusal::observation(Cause::CameraFutureStamp, "a frame is stamped into the future"));
+        }
+        let skew = newest.duration_since(oldest);
+        if skew > rules.max_skew {
+            let message = format!("the cameras' frames lie {skew:?} apart, more than {:?}", rules.max_skew);
+            return Err(Refusal::observation(Cause::CameraSkew, message));
+        }
+        let instant = now.min(oldest.saturating_add(rules.observation_lag));
+        let state = snapshot
+            .states
+            .at(instant, self.state_ahead)
+            .map_err(|error| Refusal::observation(Cause::StateHistory, error.to_string()))?;
+        let motion = snapshot
+            .motion_at(instant)
+            .ok_or_else(|| Refusal::observation(Cause::StateHistory, "no control period has passed yet"))?;
+        let observation =
+            Observation { frames, state, instruction: &self.instruction, anchor: Anchor { motion, captured: oldest } };
+        let (rows, _) = snapshot.committed(self.policy.spec().actions.dims().len());
+        let committed = Committed { rows, delay_rows: 0, weights: &[], epoch: self.epoch };
+        let budget = Budget { start: now, deadline: now.saturating_add(self.budget), clock };
+        self.policy.infer(&observation, &committed, budget, &mut self.chunk).map_err(|error| Refusal::policy(&error))
+    }
+
+    fn account(&mut self, stop: StopReason, wall: Duration) {
+        let stages = self.chunk.stages();
+        let counts = &mut self.counts;
+        counts.chunks += 1;
+        counts.latency.record(wall);
+        let spans = [stages.preprocess, stages.vision, stages.prefill, stages.decode, stages.postprocess];
+        for (samples, span) in counts.stages.iter_mut().zip(spans) {
+            samples.record(span);
+        }
+        counts.tokens += u64::from(stages.tokens);
+        counts.passes += stages.passes;
+        *counts.stop_reasons.entry(stop.to_string()).or_default() += 1;
+    }
+}
+
+struct Refusal {
+    cause: Cause,
+    message: String,
+    of_policy: bool,
+}
+
+impl Refusal {
+    fn observation(cause: Cause, message: impl Into<String>) -> Self {
+        Self { cause, message: message.into(), of_policy: false }
+    }
+
+    fn policy(error: &PolicyError) -> Self {
+        let cause = match error {
+            PolicyError::DeadlineExceeded { .. } => Cause::BudgetExceeded,
+            PolicyError::Undecodable(_) | PolicyError::NonFinite { .. } | PolicyError::OutOfRange { .. } => {
+                Cause::OutputRefused
+            }
+            _ => Cause::PolicyFailed,
+        };
+        Self { cause, message: format!("{}: {error}", error.kind()), of_policy: true }
+    }
+}

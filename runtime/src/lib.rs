@@ -1,0 +1,25 @@
+//! The loops around a policy: observe and infer, schedule on motion time, make safe, command.
+//!
+//! Loop bodies ([`InferenceLoop::step`], [`ControlLoop::tick`]) are functions of `now`; the outer drivers in [`drive`]
+//! own threads and clocks. `ARCHITECTURE.md` beside this crate is the design.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod control;
+mod crossing;
+pub mod drive;
+mod fault;
+mod inference;
+mod metrics;
+pub mod realtime;
+mod retimer;
+mod scheduler;
+
+pub use control::{
+    CameraHealth, ControlCounts, ControlLoop, ControlSnapshot, Event, Inbox, Lifecycle, LifecycleError, Tick,
+};
+pub use crossing::{Reader, Writer, triple_buffer};
+pub use fault::{FaultPlan, FaultWindow, RuntimeFault};
+pub use inference::{InferenceCounts, InferenceLoop, STAGES, StepOutcome};
+pub use metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Percentiles, Rung, Samples};
+pub use retimer::Retimer;
+pub use scheduler::{ChunkRefusal, ChunkScheduler, MAX_ROWS, PlayRules, Reference};

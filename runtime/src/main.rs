@@ -1,0 +1,55 @@
+//! The `endplate` binary: the only place that knows every crate.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod cli;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The on-robot runtime for vision-language-action policies.
+///
+/// Without a command: `run`, the built-in demonstration.
+#[derive(Parser)]
+#[command(name = "endplate", version, after_help = cli::error::EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a policy on a robot; with no arguments the demonstration, in simulation, on the real clock.
+    Run(Box<cli::run::RunArguments>),
+    /// Validate a robot description and a bundle together; nothing moves.
+    Check(cli::check::CheckArguments),
+    /// Say what this machine, its engines and a bundle can do: one line each, with the fix.
+    Doctor(cli::doctor::DoctorArguments),
+    /// Run a bundle open loop on recorded inputs: `.npz` in, `.npz` out.
+    Infer(cli::infer::InferArguments),
+    /// Encode and decode action chunks: JSON lines on standard input and output.
+    #[command(subcommand)]
+    Tokenize(cli::tokenize::TokenizeCommand),
+    /// Record expert episodes and fit statistics and tokenizer: what the trainer reads.
+    #[cfg(feature = "sim")]
+    Dataset(cli::dataset::DatasetArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command.unwrap_or_else(|| Command::Run(Box::default())) {
+        Command::Run(arguments) => cli::run::run(&arguments),
+        Command::Check(arguments) => cli::check::check(&arguments),
+        Command::Doctor(arguments) => cli::doctor::doctor(&arguments),
+        Command::Infer(arguments) => cli::infer::infer(&arguments),
+        Command::Tokenize(command) => cli::tokenize::tokenize(&command),
+        #[cfg(feature = "sim")]
+        Command::Dataset(arguments) => cli::dataset::dataset(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.exit_code()
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The devices of the simulated robot as its users hold them, and the latest-value ports behind them.
+
+use std::sync::Arc;
+
+use endplate_hal::{Arm, BusError, Camera, CameraError, Frame, Instant, JointState, JointVec, SafeCommand, Sent};
+
+use super::{CLOCK_STEP, Shared, lock};
+use crate::fault::FaultKind;
+use crate::model::JOINTS;
+use crate::physics::{ENCODER_COUNTS, quantise_rad};
+
+/// How far a `state_jump` is off, and at which joint.
+const JUMP: (usize, f64) = (2, 0.8);
+
+/// What the arm's bus sees: the newest joint state and the latched goal.
+pub(super) struct ArmPort {
+    pub(super) origin: Instant,
+    pub(super) state: JointState,
+    pub(super) goal_rad: [f64; JOINTS],
+    pub(super) torque_on: bool,
+}
+
+/// An image and its number among all deliveries of the camera.
+pub(super) struct Delivery {
+    pub(super) number: u64,
+    pub(super) frame: Frame,
+}
+
+/// What a camera's driver holds: the last deliveries.
+pub(super) struct CameraPort {
+    pub(super) ring: Vec<Delivery>,
+    /// Deliveries since the robot was made.
+    pub(super) delivered: u64,
+    /// Number of the first delivery of this episode.
+    pub(super) first: u64,
+}
+
+impl CameraPort {
+    pub(super) fn deliver(&mut self, fill: impl FnOnce(&mut Frame)) {
+        self.delivered += 1;
+        let slot = (self.delivered % self.ring.len() as u64) as usize;
+        self.ring[slot].number = self.delivered;
+        fill(&mut self.ring[slot].frame);
+    }
+
+    /// Delivers the last image again; false when there is none.
+    pub(super) fn deliver_again(&mut self, alter: impl FnOnce(&mut Frame)) -> bool {
+        if self.delivered < self.first {
+            return false;
+        }
+        let last = (self.delivered % self.ring.len() as u64) as usize;
+        let next = (last + 1) % self.ring.len();
+        let [from, to] = if last < next {
+            let (low, high) = self.ring.split_at_mut(next);
+            [&mut low[last], &mut high[0]]
+        } else {
+            let (low, high) = self.ring.split_at_mut(last);
+            [&mut high[0], &mut low[next]]
+        };
+        self.delivered += 1;
+        to.number = self.delivered;
+        to.frame.copy_from(&from.frame);
+        alter(&mut to.frame);
+        true
+    }
+}
+
+/// The bus of the simulated arm.
+///
+/// # Real-time
+/// Its methods do not allocate; they wait at most while the world copies a joint state.
+pub struct SimArm {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Arm for SimArm {
+    fn joints(&self) -> usize {
+        JOINTS
+    }
+
+    fn read(&mut self, now: Instant) -> Result<JointState, BusError> {
+        let (mut state, origin) = {
+            let port = lock(&self.shared.arm);
+            (port.state, port.origin)
+        };
+        let elapsed = now.duration_since(origin);
+        let faulty = |kind| self.shared.faults.strikes(kind, None, elapsed);
+        if faulty(FaultKind::StateLoss) {
+            return Err(BusError::Timeout { servo: 0 });
+        }
+        if faulty(FaultKind::StateJump) {
+            state.position_rad[JUMP.0] += JUMP.1;
+        }
+        if faulty(FaultKind::ClockStep) {
+            state.stamp = state.stamp.saturating_sub(CLOCK_STEP);
+        }
+        Ok(state)
+    }
+
+    /// Latches the command's positions, rounded to counts, in either mode: position servos follow a velocity
+    /// command by the positions that come with it.
+    fn write(&mut self, now: Instant, command: &SafeCommand) -> Result<Sent, BusError> {
+        let got = command.position_rad().len();
+        let wanted: [f64; JOINTS] =
+            command.position_rad().try_into().map_err(|_| BusError::Joints { needed: JOINTS, got })?;
+        if now > command.valid_until() {
+            return Err(BusError::Expired);
+        }
+        let mut port = lock(&self.shared.arm);
+        if self.shared.faults.strikes(FaultKind::BusError, None, now.duration_since(port.origin)) {
+            return Err(BusError::Timeout { servo: 0 });
+        }
+        if !port.torque_on {
+            return Err(BusError::Refused { servo: 0 });
+        }
+        let goal_rad = wanted.map(|angle| quantise_rad(angle, ENCODER_COUNTS));
+        port.goal_rad = goal_rad;
+        Ok(Sent { stamp: now, position_rad: JointVec::from_fn(JOINTS, |j| goal_rad[j]) })
+    }
+
+    /// Switching on latches the present position as the goal, so that the arm does not jump.
+    fn set_torque(&mut self, now: Instant, on: bool) -> Result<(), BusError> {
+        let mut port = lock(&self.shared.arm);
+        let port = &mut *port;
+        if self.shared.faults.strikes(FaultKind::BusError, None, now.duration_since(port.origin)) {
+            return Err(BusError::Timeout { servo: 0 });
+        }
+        if on && !port.torque_on {
+            for (goal, &position) in port.goal_rad.iter_mut().zip(port.state.position_rad.iter()) {
+                *goal = position;
+            }
+        }
+        port.torque_on = on;
+        Ok(())
+    }
+}
+
+/// A camera of the simulated robot.
+pub struct SimCamera {
+    pub(super) shared: Arc<Shared>,
+    pub(super) index: usize,
+    /// Number of the last delivery handed out.
+    pub(super) delivered: u64,
+}
+
+impl Camera for SimCamera {
+    fn name(&self) -> &str {
+        &self.shared.cameras[self.index].0.name
+    }
+
+    fn size(&self) -> (u32, u32) {
+        let options = &self.shared.cameras[self.index].0;
+        (options.width, options.height)
+    }
+
+    fn capture(&mut self, now: Instant, frame: &mut Frame) -> Result<bool, CameraError> {
+        let (options, port) = &self.shared.cameras[self.index];
+        let (width, height) = (options.width, options.height);
+        if (frame.width, frame.height) != (width, height) || frame.data.len() != (width * height * 3) as usize {
+            return Err(CameraError::WrongSize { width, height });
+        }
+        let port = lock(port);
+        let newest = port
+            .ring
+            .iter()
+            .filter(|delivery| delivery.number >= port.first && delivery.frame.available <= now)
+            .max_by_key(|delivery| delivery.number);
+        let Some(newest) = newest else { return Ok(false) };
+        // A healthy driver's new delivery has a new sequence; one that hands out an old image again is a
+        // fault, which must reach the caller as the fault it is.
+        if newest.number == self.delivered && newest.frame.sequence == frame.sequence {
+            return Ok(false);
+        }
+        frame.copy_from(&newest.frame);
+        self.delivered = newest.number;
+        Ok(true)
+    }
+}

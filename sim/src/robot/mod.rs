@@ -1,0 +1,335 @@
+//! The simulated robot behind the hardware traits.
+//!
+//! A driver outside moves the world with [`SimRobot::advance_to`]: a thread following the real clock,
+//! or the loop of a simulated run. What the world shows crosses to its users through small
+//! latest-value ports: a read or a write waits at most for a copy of one joint state, a capture for
+//! a copy of one image, and neither ever waits for physics or drawing or allocates.
+//!
+//! What makes it like hardware: joint positions in encoder counts with the stamp of their sampling; goals
+//! rounded to counts, latched until the next one, and followed by servos that sag; cameras that run at a
+//! rate and phase of their own and deliver late; commands refused after their time.
+
+mod devices;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use endplate_hal::{Frame, Instant, JointState, JointVec, RobotSpec};
+
+use devices::{ArmPort, CameraPort, Delivery};
+pub use devices::{SimArm, SimCamera};
+
+use crate::fault::{FaultKind, FaultPlan};
+use crate::look::Look;
+use crate::model::{CUBES, JOINTS, Model, ModelError};
+use crate::physics::{CubePose, ENCODER_COUNTS, Physics, STEP, quantise_rad};
+use crate::raster::{BodyPose, Renderer, View};
+use crate::scene::Scene;
+
+/// How far a `camera_future_stamp` reaches.
+const FUTURE_STAMP: Duration = Duration::from_millis(179);
+/// How far a `clock_step` jumps back.
+const CLOCK_STEP: Duration = Duration::from_millis(500);
+
+/// A camera of the simulated robot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimCameraOptions {
+    /// Name of a camera in the model.
+    pub name: String,
+    /// Image width, pixels.
+    pub width: u32,
+    /// Image height, pixels.
+    pub height: u32,
+    /// Frames per second, above 0 and at most 500.
+    pub rate_hz: f64,
+    /// Time from capture to availability.
+    pub lag: Duration,
+    /// Time of the first capture after the start of an episode.
+    pub phase: Duration,
+}
+
+/// How a simulated robot is made.
+#[derive(Debug)]
+pub struct SimOptions {
+    /// Cameras in order.
+    pub cameras: Vec<SimCameraOptions>,
+    /// Light, colours, camera displacement.
+    pub look: Look,
+    /// Faults of body and sensors; other kinds in the plan are the runtime's business.
+    pub faults: Arc<FaultPlan>,
+}
+
+impl SimOptions {
+    /// The cameras of a robot description, with phases of their own; nominal look, no faults.
+    pub fn from_spec(spec: &RobotSpec) -> Self {
+        let cameras = spec
+            .cameras
+            .iter()
+            .enumerate()
+            .map(|(index, camera)| SimCameraOptions {
+                name: camera.name.clone(),
+                width: camera.width,
+                height: camera.height,
+                rate_hz: camera.rate_hz,
+                lag: camera.lag,
+                phase: Duration::from_millis(3 + 6 * index as u64),
+            })
+            .collect();
+        Self { cameras, look: Look::default(), faults: Arc::default() }
+    }
+}
+
+/// Why a simulated robot cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SimError {
+    /// The model lacks a camera that was asked for.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A rate that the world cannot serve.
+    #[error("camera `{camera}`: {rate_hz} Hz is not above 0 and at most 500 Hz")]
+    Rate {
+        /// The camera.
+        camera: String,
+        /// The rate.
+        rate_hz: f64,
+    },
+    /// A fault names a camera the robot does not have.
+    #[error("fault `{fault}`: the robot's cameras are {}", known.join(", "))]
+    FaultCamera {
+        /// The fault.
+        fault: String,
+        /// The robot's cameras.
+        known: Vec<String>,
+    },
+}
+
+/// A camera as the world runs it.
+struct Shutter {
+    options: SimCameraOptions,
+    /// Index in the model.
+    camera: usize,
+    renderer: Renderer,
+    image: Vec<u8>,
+    /// Captures since the start of the episode.
+    captures: u64,
+    /// Driver's sequence number of the last capture.
+    sequence: u64,
+    /// Whether the last frame of a `camera_duplicate` window was the repeated one.
+    has_repeated: bool,
+}
+
+impl Shutter {
+    fn due(&self) -> Duration {
+        self.options.phase + Duration::from_nanos((self.captures as f64 * 1e9 / self.options.rate_hz).round() as u64)
+    }
+}
+
+struct Engine {
+    physics: Physics,
+    origin: Instant,
+    shutters: Vec<Shutter>,
+    look: Look,
+    poses: Vec<BodyPose>,
+}
+
+struct Shared {
+    engine: Mutex<Engine>,
+    arm: Mutex<ArmPort>,
+    cameras: Vec<(SimCameraOptions, Mutex<CameraPort>)>,
+    faults: Arc<FaultPlan>,
+}
+
+/// A panic elsewhere leaves plain numbers behind a lock, which stay usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A handle to the simulated robot; clones share one world.
+#[derive(Clone)]
+pub struct SimRobot {
+    shared: Arc<Shared>,
+}
+
+impl SimRobot {
+    /// A robot at rest in `scene` at the instant `now`, torque on.
+    ///
+    /// # Errors
+    /// [`SimError`] for a camera the model lacks, a rate out of range, or a fault on an unknown camera.
+    pub fn new(model: Arc<Model>, scene: &Scene, options: SimOptions, now: Instant) -> Result<Self, SimError> {
+        let SimOptions { cameras, look, faults } = options;
+        let known = || cameras.iter().map(|camera| camera.name.clone()).collect::<Vec<_>>();
+        for fault in faults.faults() {
+            if fault.camera.as_ref().is_some_and(|camera| !known().contains(camera)) {
+                return Err(SimError::FaultCamera { fault: fault.label(), known: known() });
+            }
+        }
+        let mut shutters = Vec::new();
+        let mut ports = Vec::new();
+        for options in cameras {
+            if !(options.rate_hz > 0.0 && options.rate_hz <= 500.0) {
+                return Err(SimError::Rate { camera: options.name, rate_hz: options.rate_hz });
+            }
+            let (width, height) = (options.width, options.height);
+            // Room for every image under way through the lag, the newest available one and the next.
+            let room = (options.lag.as_secs_f64() * options.rate_hz).ceil() as usize + 3;
+            let ring = (0..room).map(|_| Delivery { number: 0, frame: Frame::new(width, height) }).collect();
+            ports.push((options.clone(), Mutex::new(CameraPort { ring, delivered: 0, first: 1 })));
+            shutters.push(Shutter {
+                camera: model.camera_index(&options.name)?,
+                renderer: Renderer::new(width, height),
+                image: vec![0; width as usize * height as usize * 3],
+                options,
+                captures: 0,
+                sequence: 0,
+                has_repeated: false,
+            });
+        }
+        let physics = Physics::new(model, scene);
+        let arm = ArmPort { origin: now, state: sample(&physics, now), goal_rad: physics.goal(), torque_on: true };
+        let engine = Engine { physics, origin: now, shutters, look, poses: Vec::new() };
+        Ok(Self {
+            shared: Arc::new(Shared { engine: Mutex::new(engine), arm: Mutex::new(arm), cameras: ports, faults }),
+        })
+    }
+
+    /// Starts an episode: the world is built anew in `scene` at the instant `now`, images of the
+    /// last episode are gone, torque is on, fault windows count from here. Sequence numbers go on.
+    pub fn reset(&self, scene: &Scene, now: Instant) {
+        let mut engine = lock(&self.shared.engine);
+        engine.physics.reset(scene);
+        engine.origin = now;
+        for (shutter, (_, port)) in engine.shutters.iter_mut().zip(&self.shared.cameras) {
+            (shutter.captures, shutter.has_repeated) = (0, false);
+            let mut port = lock(port);
+            port.first = port.delivered + 1;
+        }
+        *lock(&self.shared.arm) = ArmPort {
+            origin: now,
+            state: sample(&engine.physics, now),
+            goal_rad: engine.physics.goal(),
+            torque_on: true,
+        };
+    }
+
+    /// Changes light, colours and camera displacement from the next image on.
+    pub fn set_look(&self, look: Look) {
+        lock(&self.shared.engine).look = look;
+    }
+
+    /// Moves the world to `now`, in steps of 2 ms; an earlier instant changes nothing. One step takes about
+    /// 35 µs, one 96×96 image half a millisecond.
+    pub fn advance_to(&self, now: Instant) {
+        let mut engine = lock(&self.shared.engine);
+        let engine = &mut *engine;
+        loop {
+            self.expose(engine);
+            let next = engine.origin.saturating_add(engine.physics.time() + STEP);
+            if next > now {
+                return;
+            }
+            {
+                let arm = lock(&self.shared.arm);
+                engine.physics.set_goal(&arm.goal_rad);
+                engine.physics.set_torque(arm.torque_on);
+            }
+            engine.physics.step();
+            lock(&self.shared.arm).state = sample(&engine.physics, next);
+        }
+    }
+
+    /// Takes the pictures that are due at the world's present.
+    fn expose(&self, engine: &mut Engine) {
+        let Engine { physics, origin, shutters, look, poses } = engine;
+        let elapsed = physics.time();
+        let now = origin.saturating_add(elapsed);
+        for (shutter, (_, port)) in shutters.iter_mut().zip(&self.shared.cameras) {
+            if shutter.due() > elapsed {
+                continue;
+            }
+            shutter.captures += 1;
+            let name = Some(shutter.options.name.as_str());
+            let faulty = |kind, camera| self.shared.faults.strikes(kind, camera, elapsed);
+            let available = now.saturating_add(shutter.options.lag);
+            let mut stamp = now;
+            if faulty(FaultKind::CameraFutureStamp, name) {
+                stamp = stamp.saturating_add(FUTURE_STAMP);
+            }
+            if faulty(FaultKind::ClockStep, None) {
+                stamp = stamp.saturating_sub(CLOCK_STEP);
+            }
+            if faulty(FaultKind::CameraDrop, name) {
+                shutter.sequence += 1;
+                continue;
+            }
+            if faulty(FaultKind::CameraFreeze, name) {
+                let again = |frame: &mut Frame| (frame.captured, frame.available) = (stamp, available);
+                if lock(port).deliver_again(again) {
+                    continue;
+                }
+            }
+            let is_duplicated = faulty(FaultKind::CameraDuplicate, name) && !shutter.has_repeated;
+            shutter.has_repeated = is_duplicated && lock(port).deliver_again(|frame| frame.available = available);
+            if shutter.has_repeated {
+                continue;
+            }
+            shutter.sequence += 1;
+            physics.body_poses(poses);
+            let model = physics.model();
+            let mounted = &model.cameras[shutter.camera];
+            let view = View::new(mounted, shutter.camera, poses, look, shutter.renderer.size());
+            shutter.renderer.render(&model.triangles, poses, view, look, &mut shutter.image);
+            // The port is held for the copy of one image only.
+            lock(port).deliver(|frame| {
+                frame.data.copy_from_slice(&shutter.image);
+                (frame.captured, frame.available) = (stamp, available);
+                frame.sequence = shutter.sequence;
+            });
+        }
+    }
+
+    /// The arm's bus.
+    pub fn arm(&self) -> SimArm {
+        SimArm { shared: Arc::clone(&self.shared) }
+    }
+
+    /// The cameras in the order of the options.
+    pub fn cameras(&self) -> Vec<SimCamera> {
+        let camera = |index| SimCamera { shared: Arc::clone(&self.shared), index, delivered: 0 };
+        (0..self.shared.cameras.len()).map(camera).collect()
+    }
+
+    /// The cubes as they stand, for a judge; no policy sees this.
+    pub fn cubes(&self) -> [CubePose; CUBES] {
+        lock(&self.shared.engine).physics.cubes()
+    }
+
+    /// Time of the world since the start of the episode.
+    pub fn elapsed(&self) -> Duration {
+        lock(&self.shared.engine).physics.time()
+    }
+
+    /// Joint positions as they are, rad, without encoder or stamp: for an expert or a judge.
+    pub fn joints_rad(&self) -> [f64; JOINTS] {
+        lock(&self.shared.engine).physics.joints().0
+    }
+
+    /// Latched goals, rad.
+    pub fn goal_rad(&self) -> [f64; JOINTS] {
+        lock(&self.shared.arm).goal_rad
+    }
+
+    /// The faults and how often each struck.
+    pub fn faults(&self) -> &Arc<FaultPlan> {
+        &self.shared.faults
+    }
+}
+
+fn sample(physics: &Physics, stamp: Instant) -> JointState {
+    let (position, velocity) = physics.joints();
+    JointState {
+        stamp,
+        position_rad: JointVec::from_fn(JOINTS, |j| quantise_rad(position[j], ENCODER_COUNTS)),
+        velocity_rad_s: JointVec::from_fn(JOINTS, |j| velocity[j]),
+        effort_nm: None,
+    }
+}
