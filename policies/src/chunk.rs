@@ -20,6 +20,8 @@ pub struct Stages {
     pub postprocess: Duration,
     /// Action tokens generated.
     pub tokens: u32,
+    /// Of these, tokens that were not the most likely one because the tokenizer could not take that.
+    pub constrained: u32,
     /// Decoder passes in full-stack equivalents (layers run ÷ layers), prefill apart.
     pub passes: f64,
 }

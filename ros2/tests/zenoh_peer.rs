@@ -127,6 +127,8 @@ fn a_plain_zenoh_peer_receives_every_command_with_equal_values_and_sees_the_node
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         sink.publish(&command);
         expected.push((command, wall));
+        // A busy machine must not overrun the ring: half of it may be under way.
+        eventually("the sending", || sink.counts().sent as i64 - before + 8 > i64::from(tick));
         std::thread::sleep(Duration::from_millis(2));
     }
     for (index, (command, wall)) in expected.iter().enumerate() {
@@ -139,7 +141,7 @@ fn a_plain_zenoh_peer_receives_every_command_with_equal_values_and_sees_the_node
             CommandMode::Velocity => assert!(message.position.is_empty()),
         }
         let stamp = Duration::new(message.stamp.seconds as u64, message.stamp.nanoseconds);
-        assert!(stamp.abs_diff(*wall) < Duration::from_millis(50), "stamped {stamp:?}, made {wall:?}");
+        assert!(stamp.abs_diff(*wall) < Duration::from_millis(500), "stamped {stamp:?}, made {wall:?}");
         let attachment = Attachment::decode(&sample.attachment().unwrap().to_bytes()).unwrap();
         assert_eq!(attachment.sequence, before + 1 + index as i64);
         assert_eq!(attachment.gid, identity);
@@ -174,13 +176,16 @@ fn a_full_ring_drops_and_counts() {
     let clock = Arc::new(MonotonicClock::new());
     let options = ZenohOptions { poll: Duration::from_secs(2), ..options(0, 9) };
     let mut sink = ZenohCommandSink::open(options, clock.clone()).unwrap();
-    std::thread::sleep(Duration::from_millis(200)); // the side thread has looked once and sleeps
     let mut filter = filter();
+    sink.publish(&command(&mut filter, clock.now(), CommandMode::Position, [0.25, -0.5, 1.0]));
+    eventually("the first command", || sink.counts().sent + sink.counts().expired == 1);
+    std::thread::sleep(Duration::from_millis(100)); // the side thread has found the ring empty and sleeps
+    let before = sink.counts();
     for _ in 0..40 {
         sink.publish(&command(&mut filter, clock.now(), CommandMode::Position, [0.25, -0.5, 1.0]));
     }
-    assert_eq!(sink.dropped(), 24);
-    assert_eq!(sink.counts(), SinkCounts { full: 24, ..SinkCounts::default() });
+    assert_eq!(sink.counts(), SinkCounts { full: 24, ..before });
+    assert_eq!(sink.dropped(), before.dropped() + 24);
 }
 
 #[test]

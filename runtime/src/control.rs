@@ -312,10 +312,8 @@ impl ControlLoop {
         let state = self.robot.read(now).map_err(LifecycleError::Read)?;
         self.filter.restart(&state.position_rad).map_err(LifecycleError::Start)?;
         self.robot.set_torque(now, true).map_err(LifecycleError::Torque)?;
-        self.states.clear();
         self.states.push(state);
-        self.history.clear();
-        self.history.push((now, self.motion));
+        self.remember(now);
         self.scheduler.reset(epoch);
         self.retimer.hold();
         (self.active_causes, self.latched, self.failed_writes, self.torque_off_done) = (0, None, 0, false);
@@ -330,6 +328,8 @@ impl ControlLoop {
     pub fn deactivate(&mut self) -> Result<(), LifecycleError> {
         self.expect(Lifecycle::Active)?;
         self.lifecycle = Lifecycle::Inactive;
+        self.states.clear();
+        self.history.clear();
         Ok(())
     }
 
@@ -352,13 +352,34 @@ impl ControlLoop {
         if self.lifecycle == state { Ok(()) } else { Err(LifecycleError::Order(self.lifecycle)) }
     }
 
-    /// One control period. `None` unless active: then nothing has been written.
+    /// One period of an inactive robot: the joints are read, so that a frame captured before activation has its state.
+    fn observe(&mut self, now: Instant) {
+        if let Ok(state) = self.robot.read(now) {
+            self.states.push(state);
+        }
+        self.remember(now);
+    }
+
+    fn remember(&mut self, now: Instant) {
+        if self.history.len() == HISTORY {
+            self.history.copy_within(1.., 0);
+            self.history.truncate(HISTORY - 1);
+        }
+        self.history.push((now, self.motion));
+    }
+
+    /// One control period. `None` unless active: an inactive robot is read and not written to.
     ///
     /// # Real-time
     /// Does not allocate, lock, block, format or log.
     pub fn tick(&mut self, now: Instant, inbox: &Inbox) -> Option<Tick> {
-        if self.lifecycle != Lifecycle::Active {
-            return None;
+        match self.lifecycle {
+            Lifecycle::Active => {}
+            Lifecycle::Inactive => {
+                self.observe(now);
+                return None;
+            }
+            Lifecycle::Unconfigured | Lifecycle::Finalized => return None,
         }
         let mut causes = Causes::default();
         self.counts.periods += 1 + inbox.missed;
@@ -543,11 +564,7 @@ impl ControlLoop {
             }
         }
         self.active_causes = causes.bits;
-        if self.history.len() == HISTORY {
-            self.history.copy_within(1.., 0);
-            self.history.truncate(HISTORY - 1);
-        }
-        self.history.push((now, self.motion));
+        self.remember(now);
         let mut camera_to_command = None;
         if matches!(rung, Rung::Fresh | Rung::Continued) && self.newest_used != self.scheduler.sequence() {
             self.newest_used = self.scheduler.sequence();

@@ -24,6 +24,8 @@ pub struct InferenceCounts {
     pub stages: [Samples; STAGES.len()],
     /// Tokens of all chunks.
     pub tokens: u64,
+    /// Of these, tokens that were not the most likely one because the tokenizer could not take that.
+    pub constrained: u64,
     /// Decoder passes of all chunks, in full-stack equivalents.
     pub passes: f64,
     /// Answers by stop reason.
@@ -44,6 +46,7 @@ impl InferenceCounts {
             latency: Samples::with_capacity(65_536),
             stages: std::array::from_fn(|_| Samples::with_capacity(65_536)),
             tokens: 0,
+            constrained: 0,
             passes: 0.0,
             stop_reasons: BTreeMap::new(),
             causes: CauseCounts::default(),
@@ -72,6 +75,7 @@ pub struct InferenceLoop {
     budget: Duration,
     state_ahead: Duration,
     refused_in_a_row: u32,
+    inferred: bool,
     counts: InferenceCounts,
 }
 
@@ -86,6 +90,7 @@ impl InferenceLoop {
             budget,
             state_ahead,
             refused_in_a_row: 0,
+            inferred: false,
             counts: InferenceCounts::new(),
             policy,
         }
@@ -129,6 +134,11 @@ impl InferenceLoop {
         self.refused_in_a_row
     }
 
+    /// Whether the last step that was not idle ran the policy, whatever became of its answer.
+    pub fn inferred(&self) -> bool {
+        self.inferred
+    }
+
     /// The counters so far.
     pub fn counts(&self) -> &InferenceCounts {
         &self.counts
@@ -152,7 +162,8 @@ impl InferenceLoop {
             return StepOutcome::Idle;
         }
         let started = std::time::Instant::now();
-        let outcome = match self.answer(now, snapshot, frames, clock) {
+        self.inferred = true;
+        match self.answer(now, snapshot, frames, clock) {
             Ok(stop) => {
                 self.refused_in_a_row = 0;
                 self.account(stop, started.elapsed());
@@ -161,12 +172,11 @@ impl InferenceLoop {
             Err(Refusal { cause, message, of_policy }) => {
                 self.counts.causes.count(cause);
                 self.counts.last_refusal = Some(message);
-                self.refused_in_a_row =
-                    if of_policy { self.refused_in_a_row.saturating_add(1) } else { self.refused_in_a_row };
+                self.inferred = of_policy;
+                self.refused_in_a_row = self.refused_in_a_row.saturating_add(u32::from(of_policy));
                 StepOutcome::Refused(cause)
             }
-        };
-        outcome
+        }
     }
 
     fn answer(
@@ -216,6 +226,7 @@ impl InferenceLoop {
             samples.record(span);
         }
         counts.tokens += u64::from(stages.tokens);
+        counts.constrained += u64::from(stages.constrained);
         counts.passes += stages.passes;
         *counts.stop_reasons.entry(stop.to_string()).or_default() += 1;
     }

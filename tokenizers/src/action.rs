@@ -57,6 +57,12 @@ pub trait ActionTokenizer {
     /// Does not allocate, block or panic.
     fn push(&mut self, id: u32) -> Result<Progress, DecodeError>;
 
+    /// Whether [`push`](Self::push) would take `id` now: what constrained decoding asks of each candidate.
+    ///
+    /// # Real-time
+    /// Does not allocate, block or panic.
+    fn allows(&self, id: u32) -> bool;
+
     /// Whole coefficients pushed so far.
     fn coefficients(&self) -> usize;
 

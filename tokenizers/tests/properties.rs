@@ -77,7 +77,12 @@ fn any_id_sequence_gives_a_checked_chunk_or_an_error() {
         // Id by id it must come to the same verdict, and to the same chunk.
         codec.reset();
         let mut pushed = [f64::NAN; 4];
-        let verdict = ids.iter().try_for_each(|&id| codec.push(id).map(|_| ()));
+        let verdict = ids.iter().try_for_each(|&id| {
+            let allowed = codec.allows(id);
+            let pushed = codec.push(id);
+            assert_eq!(allowed, pushed.is_ok(), "{id} of {ids:?}");
+            pushed.map(|_| ())
+        });
         let verdict = verdict.and_then(|()| codec.finish(&mut pushed));
         assert_eq!(verdict.is_ok(), whole.is_ok(), "{ids:?}: {whole:?} and {verdict:?}");
         if whole.is_ok() {

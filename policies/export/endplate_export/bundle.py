@@ -385,7 +385,7 @@ def write_bundle(args: argparse.Namespace, folder: Path) -> str:
         "model": {"width": shape.width, "layers": shape.layers, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim, "visual_tokens": shape.visual_tokens,
                   "prefix": shape.prefix, "max_tokens": max_tokens, "slab": shape.slab, "vocabulary": shape.vocabulary,
                   "action_offset": layout.action_offset, "exit_layer": config.exit_layer},
-        "decoding": {"strategy": "greedy"},
+        "decoding": {"strategy": "greedy_constrained"},
         "budget": budget,
         "training": {"script": "policies/export/endplate_export/train.py", "seed": content["seed"], "dataset_digest": " ".join(content["datasets"]), "steps": content["step"]},
     }), encoding="utf-8")

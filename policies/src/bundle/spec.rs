@@ -95,6 +95,9 @@ pub struct ModelShape {
 pub enum Strategy {
     /// The most likely token, one at a time.
     Greedy,
+    /// The most likely token that the tokenizer can still take: one that breaks no character, leaves no range and does
+    /// not overrun the chunk. How often the most likely token was not taken is counted.
+    GreedyConstrained,
 }
 
 /// What a budget is charged in simulated time.
@@ -190,7 +193,7 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         ));
     }
     let precision = choose("precision", &raw.precision, &[("f32", Precision::F32), ("int8", Precision::Int8)])?;
-    let strategy = choose("decoding.strategy", &raw.decoding.strategy, &[("greedy", Strategy::Greedy)])?;
+    let strategy = choose("decoding.strategy", &raw.decoding.strategy, &[("greedy", Strategy::Greedy), ("greedy_constrained", Strategy::GreedyConstrained)])?;
     let engines = raw
         .engines
         .into_iter()

@@ -11,7 +11,7 @@ use std::time::Instant as WallInstant;
 use endplate_tokenizers::{ACTION_PREFIX, FastCodec, Progress, PromptTokenizer, discretise_state, fast_prefix};
 
 use crate::action_space::NormalisedRows;
-use crate::bundle::PolicySpec;
+use crate::bundle::{PolicySpec, Strategy};
 use crate::chunk::{ActionChunk, Stages};
 use crate::engine::{Contract, Engine, EngineError, ExternalFile, GraphSource, InputSlot, OutputSlot, Session};
 use crate::image::ImageLoader;
@@ -74,6 +74,8 @@ pub(crate) struct Pi0Fast {
     masked_for: Option<usize>,
     text_ids: Vec<u32>,
     tokens: Vec<u32>,
+    /// Of these, those that were not the most likely.
+    constrained: u32,
     normalised: NormalisedRows,
     fault: OutputFault,
 }
@@ -104,6 +106,7 @@ impl Pi0Fast {
             masked_for: None,
             text_ids: Vec::with_capacity(parts.spec.max_text_tokens),
             tokens: Vec::with_capacity(m.max_tokens),
+            constrained: 0,
             normalised: NormalisedRows::new(horizon, dims),
             fault: OutputFault::None,
             parts,
@@ -245,12 +248,26 @@ impl Pi0Fast {
     fn generate(&mut self, meter: &mut Meter<'_>) -> Result<(), PolicyError> {
         let m = self.parts.spec.model;
         self.tokens.clear();
+        self.constrained = 0;
         self.parts.codec.reset();
         loop {
             let index = self.tokens.len();
             let logits =
                 if index == 0 { self.prefill_logits()? } else { self.decode.session.output_f32(self.decode.logits)? };
-            let token = most_likely(&logits[m.action_offset..]).ok_or(PolicyError::NonFiniteLogits { token: index })?;
+            let logits = &logits[m.action_offset..];
+            if !logits.iter().all(|value| value.is_finite()) {
+                return Err(PolicyError::NonFiniteLogits { token: index });
+            }
+            let first = most_likely(logits, None);
+            let mut chosen = first;
+            if self.parts.spec.strategy == Strategy::GreedyConstrained {
+                while let Some(token) = chosen.filter(|token| !self.parts.codec.allows(*token)) {
+                    chosen = most_likely(logits, Some(token));
+                }
+            }
+            // No id at all can be taken when a character was begun that no id ends: the first is pushed and refused.
+            let token = chosen.or(first).unwrap_or_default();
+            self.constrained += u32::from(chosen != first);
             self.tokens.push(token);
             let progress = self.parts.codec.push(token)?;
             meter.charge(Stage::Decode)?;
@@ -348,6 +365,7 @@ impl Policy for Pi0Fast {
         self.generate(&mut meter)?;
         stages.decode = lap.take();
         stages.tokens = self.tokens.len() as u32;
+        stages.constrained = self.constrained;
         stages.passes = self.tokens.len().saturating_sub(1) as f64;
 
         self.decode_rows(observation, chunk.rows_mut())?;
@@ -398,18 +416,22 @@ fn embedding_row(table: &[f32], width: usize, id: u32) -> &[f32] {
     &table[id as usize * width..(id as usize + 1) * width]
 }
 
-/// Index of the largest value, the first of equals; `None` when one is not finite.
-fn most_likely(logits: &[f32]) -> Option<u32> {
-    let mut best = 0;
-    for (index, value) in logits.iter().enumerate() {
-        if !value.is_finite() {
-            return None;
+/// The id with the largest logit, or of those that rank behind `after`; the smaller id ranks first of equals.
+fn most_likely(logits: &[f32], after: Option<u32>) -> Option<u32> {
+    let behind = |id: usize, value: f32| match after {
+        None => true,
+        Some(last) => {
+            let limit = logits[last as usize];
+            value < limit || (value == limit && id > last as usize)
         }
-        if *value > logits[best] {
-            best = index;
+    };
+    let mut best: Option<usize> = None;
+    for (id, &value) in logits.iter().enumerate() {
+        if behind(id, value) && best.is_none_or(|best| value > logits[best]) {
+            best = Some(id);
         }
     }
-    Some(best as u32)
+    best.map(|id| id as u32)
 }
 
 /// A fixed sequence of ids no policy meant (a linear congruential generator, Numerical Recipes' constants).
@@ -428,10 +450,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_likely_token_is_the_first_of_equals_and_nothing_when_a_logit_is_not_finite() {
-        assert_eq!(most_likely(&[0.0, 3.0, -1.0, 3.0]), Some(1));
-        assert_eq!(most_likely(&[0.0, f32::NAN]), None);
-        assert_eq!(most_likely(&[f32::NEG_INFINITY, 1.0]), None);
+    fn tokens_are_ranked_by_logit_then_by_id() {
+        let logits = [0.0, 3.0, -1.0, 3.0];
+        let mut ranked = Vec::new();
+        let mut last = None;
+        while let Some(id) = most_likely(&logits, last) {
+            ranked.push(id);
+            last = Some(id);
+        }
+        assert_eq!(ranked, [1, 3, 0, 2]);
     }
 
     #[test]

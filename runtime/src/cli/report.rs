@@ -48,6 +48,7 @@ pub struct InferenceReport {
     deadline_ms: f64,
     deadline_misses: u64,
     tokens_per_chunk: f64,
+    constrained_tokens: u64,
     passes_per_chunk: f64,
     actions_per_compute_s: f64,
     stop_reasons: BTreeMap<String, u64>,
@@ -156,6 +157,7 @@ impl RunReport {
                 deadline_ms: facts.deadline.as_secs_f64() * 1e3,
                 deadline_misses: control.deadline_misses,
                 tokens_per_chunk: per_chunk(inference.tokens as f64),
+                constrained_tokens: inference.constrained,
                 passes_per_chunk: per_chunk(inference.passes),
                 actions_per_compute_s: if compute_s > 0.0 { rows / compute_s } else { 0.0 },
                 stop_reasons: inference.stop_reasons.clone(),
@@ -207,13 +209,14 @@ impl RunReport {
         }
         writeln!(
             text,
-            "inference  {} chunks on {} {} ({}, {}), {:.1} tokens a chunk",
+            "inference  {} chunks on {} {} ({}, {}), {:.1} tokens a chunk, {} constrained",
             inference.chunks,
             inference.engine,
             inference.engine_version,
             inference.precision,
             inference.providers.join(", "),
-            inference.tokens_per_chunk
+            inference.tokens_per_chunk,
+            inference.constrained_tokens
         )?;
         if let Some(latency) = &inference.latency_ms {
             writeln!(text, "latency    {} ms", quantiles(latency, 1))?;

@@ -10,7 +10,7 @@ use endplate_policies::{Bundle, EngineInfo, Epoch, Loaded, OutputFault};
 use endplate_runtime::drive::simulated::{Latency, LatencyModel, Simulated};
 use endplate_runtime::drive::{CameraBank, CameraLoop, CameraWatch, Flow, camera_loops, realtime, simulated};
 use endplate_runtime::{
-    ControlLoop, Event, FaultPlan, FaultWindow, InferenceLoop, PlayRules, RuntimeFault, Samples, Tick,
+    ControlLoop, Event, FaultPlan, FaultWindow, Inbox, InferenceLoop, PlayRules, RuntimeFault, Samples, Tick,
 };
 use endplate_sim::fault::{Fault, FaultKind, FaultPlan as BodyFaults};
 use endplate_sim::look::Look;
@@ -88,6 +88,7 @@ pub fn run(
     let mut control = ControlLoop::new(spec.clone(), arms, rules).map_err(CliError::failed)?;
     let (producer, events) = rtrb::RingBuffer::new(EVENT_ROOM);
     control.set_events(producer);
+    control.configure(start).map_err(CliError::failed)?;
     let clock = Arc::new(MonotonicClock::new());
     publish(arguments, &spec, on_real_clock.then(|| Arc::clone(&clock)), &mut control, &view)?;
     let mut bench = Bench {
@@ -273,10 +274,24 @@ impl Bench<'_> {
         self.view.begin(index, &plan.instruction);
     }
 
-    fn activate(&mut self, now: Instant) -> Result<(), CliError> {
-        if self.control.lifecycle() == endplate_runtime::Lifecycle::Unconfigured {
-            self.control.configure(now).map_err(CliError::failed)?;
+    /// One period before activation: cameras start, joints are read.
+    fn warm_up(&mut self, now: Instant) {
+        self.world.advance_to(now);
+        for camera in &mut self.cameras {
+            camera.step(now);
         }
+        let nothing = Inbox {
+            chunk: None,
+            cameras: &[],
+            refused_in_a_row: 0,
+            epoch: self.inference.epoch(),
+            estop: false,
+            missed: 0,
+        };
+        self.control.tick(now, &nothing);
+    }
+
+    fn activate(&mut self, now: Instant) -> Result<(), CliError> {
         self.control.activate(now, self.inference.epoch()).map_err(CliError::failed)
     }
 
@@ -289,10 +304,7 @@ impl Bench<'_> {
             self.prepare(&plan, index, start);
             while now < start.saturating_add(WARM_UP) {
                 now = now.saturating_add(self.period);
-                self.world.advance_to(now);
-                for camera in &mut self.cameras {
-                    camera.step(now);
-                }
+                self.warm_up(now);
             }
             self.activate(now)?;
             let mut watcher = Watcher::new(&plan, &self.world, now);
@@ -333,10 +345,7 @@ impl Bench<'_> {
             self.prepare(&plan, index, start);
             while clock.now() < start.saturating_add(WARM_UP) {
                 let now = clock.now();
-                self.world.advance_to(now);
-                for camera in &mut self.cameras {
-                    camera.step(now);
-                }
+                self.warm_up(now);
                 clock.sleep_until(now.saturating_add(self.period));
             }
             let begin = clock.now();

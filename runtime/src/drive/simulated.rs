@@ -128,7 +128,8 @@ pub fn run(
             let outcome = parts.inference.step(now, &snapshot, parts.bank.refresh(), None);
             if outcome != StepOutcome::Idle {
                 let answered = matches!(outcome, StepOutcome::Answered(_));
-                let span = if answered { parts.latency.charge(wall.elapsed()) } else { period };
+                // An observation that is refused costs nothing; an answer that is refused has been thought of.
+                let span = if parts.inference.inferred() { parts.latency.charge(wall.elapsed()) } else { period };
                 let arrival = parts.faults.arrival(since, span);
                 waiting = Some((start.saturating_add(arrival), answered));
             }

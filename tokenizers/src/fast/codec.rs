@@ -230,6 +230,25 @@ impl FastCodec {
         if self.seen == needed { Ok(Progress::Complete) } else { Ok(Progress::More { coefficients: self.seen }) }
     }
 
+    /// Whether [`push`](Self::push) would take `id`: a known id that breaks no character, leaves the coefficient
+    /// range nowhere and begins no coefficient after the last. What constrained decoding asks of each candidate.
+    ///
+    /// # Real-time
+    /// Does not allocate, block or panic.
+    pub fn allows(&self, id: u32) -> bool {
+        let Some(bytes) = self.tables.bpe.bytes_of(id) else { return false };
+        let (mut reader, mut seen) = (self.reader, self.seen);
+        for &byte in bytes {
+            match reader.push(byte) {
+                Err(_) => return false,
+                Ok(None) => {}
+                Ok(Some(code)) if self.tables.min_token + code as i32 > self.tables.max_token => return false,
+                Ok(Some(_)) => seen += 1,
+            }
+        }
+        self.failed.is_none() && seen + usize::from(reader.is_dangling()) <= self.coefficients.len()
+    }
+
     /// Whole coefficients pushed so far.
     pub fn coefficients(&self) -> usize {
         self.seen
@@ -315,6 +334,9 @@ impl ActionTokenizer for FastCodec {
     }
     fn push(&mut self, id: u32) -> Result<Progress, DecodeError> {
         self.push(id)
+    }
+    fn allows(&self, id: u32) -> bool {
+        self.allows(id)
     }
     fn coefficients(&self) -> usize {
         self.coefficients()
