@@ -136,6 +136,22 @@ pub enum Limit {
     Workspace,
 }
 
+impl Limit {
+    /// Every limit, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Position, Self::Velocity, Self::Acceleration, Self::Jerk, Self::Workspace];
+
+    /// The name used in counters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Position => "position",
+            Self::Velocity => "velocity",
+            Self::Acceleration => "acceleration",
+            Self::Jerk => "jerk",
+            Self::Workspace => "workspace",
+        }
+    }
+}
+
 /// Why the joints were braked instead of following.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum HeldCause {

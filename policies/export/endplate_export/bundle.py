@@ -332,7 +332,7 @@ def write_bundle(args: argparse.Namespace, folder: Path) -> str:
     longest = max(len(prompt_ids(tokenizer, sentence(p, c), [0] * DIMS)) for p in data.meta["phrases"] for c in COLOURS)
     if longest > args.max_text_tokens:
         raise BundleError(f"--max-text-tokens {args.max_text_tokens}: the longest prompt has {longest}")
-    max_tokens = args.max_tokens or 8 * math.ceil((content["max_token_len"] + 4) / 8)
+    max_tokens = args.max_tokens or ROWS * DIMS  # a coefficient a token at worst: constrained generation always completes
     shape = shape_of(config, args.max_text_tokens, max_tokens)
     extra = {"aux.position_mean": content["position_mean"], "aux.position_scale": content["position_scale"]}
     write_graphs(folder, plain, shape, extra)
@@ -418,7 +418,7 @@ def parse(argv=None) -> argparse.Namespace:
     parser.add_argument("--name", default="pick-cube-fast")
     parser.add_argument("--description", default="Picks up the named cube: two 96 x 96 cameras, six joints, FAST action tokens.")
     parser.add_argument("--max-text-tokens", type=int, default=32)
-    parser.add_argument("--max-tokens", type=int, default=0, help="default: longest training chunk + 4, rounded up to a multiple of 8")
+    parser.add_argument("--max-tokens", type=int, default=0, help="default: horizon times dimensions, so that constrained generation always completes")
     for stage in ("vision", "prefill", "token"):
         parser.add_argument(f"--{stage}-ms", type=float, help="cost model; default: measured here, one thread")
     args = parser.parse_args(argv)

@@ -52,7 +52,15 @@ pub fn read_text(path: &Path) -> Result<String, CliError> {
     std::fs::read_to_string(path).map_err(|error| CliError::Input(format!("{}: {error}", path.display())))
 }
 
-/// Writes a file; an error names it.
+/// Writes a file as a whole or not at all; an error names it.
 pub fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), CliError> {
-    std::fs::write(path, contents).map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the user's umask
+    let written = builder
+        .tempfile_in(folder)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, contents.as_ref()).map(|()| file))
+        .and_then(|file| file.persist(path).map_err(|error| error.error));
+    written.map(drop).map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))
 }

@@ -1,6 +1,7 @@
 //! What a run says about itself: the JSON of `--json` and the summary on the terminal.
 
 use core::time::Duration;
+use endplate_hal::{JointSpec, Limit};
 use endplate_policies::EngineInfo;
 use endplate_runtime::{CauseCounts, ControlCounts, InferenceCounts, LadderCounts, Percentiles, STAGES, Samples};
 use serde::Serialize;
@@ -30,6 +31,7 @@ pub struct ControlReport {
     commands: u64,
     overruns: u64,
     limited: u64,
+    limited_by: BTreeMap<String, u64>,
     lateness_us: Option<Percentiles>,
     camera_to_command_ms: Option<Percentiles>,
 }
@@ -52,6 +54,7 @@ pub struct InferenceReport {
     passes_per_chunk: f64,
     actions_per_compute_s: f64,
     stop_reasons: BTreeMap<String, u64>,
+    last_refusal: Option<String>,
 }
 
 /// The whole report; its shape is fixed, its fields only grow.
@@ -88,6 +91,8 @@ pub struct RunFacts<'a> {
     pub bundle_digest: &'a str,
     /// Episodes, in order.
     pub episodes: Vec<Episode>,
+    /// Names of the joints.
+    pub joints: &'a [JointSpec],
     /// Control period.
     pub period: Duration,
     /// Control counters.
@@ -142,6 +147,7 @@ impl RunReport {
                 commands: control.commands,
                 overruns: control.overruns,
                 limited: control.limited,
+                limited_by: limited_by(control, facts.joints),
                 lateness_us: facts.lateness.and_then(|samples| samples.percentiles(US)),
                 camera_to_command_ms: control.camera_to_command.percentiles(MS),
             },
@@ -161,6 +167,7 @@ impl RunReport {
                 passes_per_chunk: per_chunk(inference.passes),
                 actions_per_compute_s: if compute_s > 0.0 { rows / compute_s } else { 0.0 },
                 stop_reasons: inference.stop_reasons.clone(),
+                last_refusal: inference.last_refusal.clone(),
             },
             per_episode: facts.episodes,
             ladder: control.ladder,
@@ -201,8 +208,13 @@ impl RunReport {
         )?;
         writeln!(
             text,
-            "control    {} commands in {} periods at {:.0} Hz, {} overruns, {} limited",
-            control.commands, control.periods, control.rate_hz, control.overruns, control.limited
+            "control    {} commands in {} periods at {:.0} Hz, {} overruns, {} limited{}",
+            control.commands,
+            control.periods,
+            control.rate_hz,
+            control.overruns,
+            control.limited,
+            control.limited_by.iter().map(|(by, count)| format!(", {by} {count}")).collect::<String>()
         )?;
         if let Some(lateness) = &control.lateness_us {
             writeln!(text, "lateness   {} µs", quantiles(lateness, 0))?;
@@ -238,8 +250,21 @@ impl RunReport {
             "ladder     fresh {fresh}, continued {continued}, decelerated {decelerated}, held {held}, stopped {stopped}"
         )?;
         let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        writeln!(text, "faults     {}", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") })
+        writeln!(text, "faults     {}", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") })?;
+        if let Some(refusal) = &inference.last_refusal {
+            writeln!(text, "last refusal of an answer or an observation: {refusal}")?;
+        }
+        Ok(())
     }
+}
+
+fn limited_by(control: &ControlCounts, joints: &[JointSpec]) -> BTreeMap<String, u64> {
+    let of_joint = |(joint, counts): (&JointSpec, &[u64; Limit::ALL.len()])| {
+        let named =
+            |(limit, &count): (&Limit, &u64)| (count > 0).then(|| (format!("{}:{}", joint.name, limit.name()), count));
+        Limit::ALL.iter().zip(counts).filter_map(named).collect::<Vec<_>>()
+    };
+    joints.iter().zip(&control.limited_by).flat_map(of_joint).collect()
 }
 
 fn quantiles(p: &Percentiles, digits: usize) -> String {

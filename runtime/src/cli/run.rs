@@ -6,6 +6,7 @@ use super::error::{CliError, write};
 use super::simulation;
 use clap::{Args, ValueEnum};
 use core::time::Duration;
+use endplate_hal::Pacing;
 use std::path::PathBuf;
 
 /// Arguments of `endplate run`.
@@ -34,7 +35,8 @@ pub struct RunArguments {
     /// How long an inference takes in simulated time: `60ms`, `measured`, or `trace:FILE`.
     #[arg(long, default_value = "60ms")]
     pub latency: Option<String>,
-    /// Write the latencies charged, one a line in ms, for `--latency trace:FILE`.
+    /// Write the latencies charged, one a line in ms, for `--latency trace:FILE`; with `--latency measured` and `--json`
+    /// they are written beside the report even without this.
     #[arg(long, value_name = "FILE")]
     pub write_trace: Option<PathBuf>,
     /// Inject a fault: NAME@START_S or NAME@START_S+DURATION_S, in every episode; may be given again.
@@ -102,6 +104,12 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
         return Err(CliError::Input(format!(
             "{}: cameras[{}].driver = {:?}: this build drives \"sim\" only",
             robot.source, camera.name, camera.driver
+        )));
+    }
+    if robot.control.pacing == Pacing::Hardware {
+        return Err(CliError::Input(format!(
+            "{}: control.pacing = \"hardware\": no driver of this build sets the pace: write \"timer\"",
+            robot.source
         )));
     }
     let (bundle, loaded) = arguments.policy.load()?;

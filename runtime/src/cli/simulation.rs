@@ -110,10 +110,11 @@ pub fn run(
     let per_episode =
         if on_real_clock { bench.on_real_clock(&clock, episodes)? } else { bench.in_simulated_time(episodes)? };
     bench.view.finish();
-    if let Some(path) = &arguments.write_trace {
+    let beside = arguments.json.as_ref().filter(|_| bench.latency.is_measured() && !on_real_clock);
+    if let Some(path) = arguments.write_trace.clone().or_else(|| beside.map(|json| json.with_extension("trace"))) {
         let lines: Vec<String> =
             bench.latency.charged().iter().map(|span| format!("{:.6}\n", span.as_secs_f64() * 1e3)).collect();
-        write(path, lines.concat())?;
+        write(&path, lines.concat())?;
     }
     Ok(RunReport::new(RunFacts {
         simulated_robot: true,
@@ -122,6 +123,7 @@ pub fn run(
         seed: arguments.seed.0,
         bundle_digest: bundle.digest(),
         episodes: per_episode,
+        joints: &spec.joints,
         period: bench.period,
         control: bench.control.counts(),
         lateness: on_real_clock.then_some(&bench.lateness),

@@ -33,6 +33,11 @@ impl Latency {
         Self { model, next: 0, charged: Vec::new() }
     }
 
+    /// Whether wall time is charged.
+    pub fn is_measured(&self) -> bool {
+        self.model == LatencyModel::Measured
+    }
+
     fn charge(&mut self, wall: Duration) -> Duration {
         let span = match &self.model {
             LatencyModel::Fixed(span) => *span,
