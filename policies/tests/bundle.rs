@@ -123,7 +123,7 @@ fn a_family_strategy_or_engine_that_is_not_there_is_refused_by_name() {
         assert!(matches!(&error, LoadError::Family { family, .. } if family == "smolvla"), "{error}");
     }
     let copy = Copy::new();
-    copy.edit(|t| t.replace("strategy = \"greedy\"", "strategy = \"psychic\""));
+    copy.set("strategy", "\"psychic\"");
     assert!(refusal(&copy).to_string().contains("decoding.strategy = psychic"));
     let copy = Copy::new();
     copy.edit(|t| t.replacen("\ntract = {", "\nabacus = {", 1));

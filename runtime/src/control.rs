@@ -595,8 +595,9 @@ impl ControlLoop {
     /// Does not allocate when `snapshot` came from [`ControlSnapshot::new`].
     pub fn snapshot(&self, now: Instant, snapshot: &mut ControlSnapshot) {
         snapshot.now = now;
-        snapshot.wants_chunk =
-            self.lifecycle == Lifecycle::Active && self.latched.is_none() && self.scheduler.wants_chunk(self.motion);
+        snapshot.wants_chunk = self.lifecycle == Lifecycle::Active
+            && self.latched.is_none()
+            && self.scheduler.wants_chunk(now, self.motion);
         snapshot.epoch = self.scheduler.epoch();
         snapshot.states.copy_from(&self.states);
         snapshot.motion.clear();

@@ -137,9 +137,16 @@ impl ChunkScheduler {
         self.epoch
     }
 
-    /// Whether the next chunk is to be asked for: there is none, or the planned rows of this one have been executed.
-    pub fn wants_chunk(&self, motion: MotionTime) -> bool {
-        self.horizon == 0 || row_at(motion, self.anchor, self.period) >= self.rules.execute_rows as f64
+    /// Whether the next chunk is to be asked for: there is none, the planned rows of this one have been executed, or it
+    /// has grown too old in a hold.
+    pub fn wants_chunk(&self, now: Instant, motion: MotionTime) -> bool {
+        self.horizon == 0
+            || self.is_too_old(now)
+            || row_at(motion, self.anchor, self.period) >= self.rules.execute_rows as f64
+    }
+
+    fn is_too_old(&self, now: Instant) -> bool {
+        now.duration_since(self.captured) > self.rules.max_age
     }
 
     /// The rows executed beyond the planned share, as a span of motion time.
@@ -168,7 +175,7 @@ impl ChunkScheduler {
     /// has continuous acceleration and no lag, and its jerk is the third difference of the rows. Dimensions with `hold`
     /// take the nearest row.
     pub fn sample(&self, now: Instant, motion: MotionTime) -> Option<Reference> {
-        if self.horizon == 0 || now.duration_since(self.captured) > self.rules.max_age {
+        if self.horizon == 0 || self.is_too_old(now) {
             return None;
         }
         let row = row_at(motion, self.anchor, self.period).max(0.0);
@@ -265,7 +272,9 @@ mod tests {
         assert_eq!(row(0), 0.0, "a cold start skips nothing, however late the chunk came");
         assert_eq!(row(250), 2.5);
         assert!(scheduler.sample(instant(300), motion(701)).is_none(), "no rows left");
-        assert!(!scheduler.wants_chunk(motion(399)) && scheduler.wants_chunk(motion(400)));
+        let wants = |now: u64, at: u64| scheduler.wants_chunk(instant(now), motion(at));
+        assert!(!wants(300, 399) && wants(300, 400));
+        assert!(wants(2_101, 0), "a chunk that grew too old in a hold is replaced");
     }
 
     #[test]

@@ -68,13 +68,13 @@ pub fn complete(dir: &Path, vocabulary: u32, from: Option<&Path>) -> anyhow::Res
         relative.iter().enumerate().map(|(index, &value)| statistics.action.normalise(index % dims, value)).collect();
     let chunks = || normalised.chunks_exact(horizon * dims);
     let tokenizer = match from {
-        Some(other) => FastTokenizer::from_dir(&other.join("tokenizer"))?,
+        Some(other) => FastTokenizer::from_dir(other.join("tokenizer"))?,
         None => {
             let options = FitOptions { vocab_size: vocabulary, ..FitOptions::default() };
             FastTokenizer::fit(chunks(), horizon, dims, &options)?
         }
     };
-    tokenizer.save(&dir.join("tokenizer"))?;
+    tokenizer.save(dir.join("tokenizer"))?;
     let mut codec = tokenizer.codec(horizon, dims)?;
     let mut ids = Vec::new();
     let mut encoded: Vec<Vec<u16>> = Vec::with_capacity(frames);
