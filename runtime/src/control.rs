@@ -342,13 +342,24 @@ impl ControlLoop {
         self.robot
     }
 
-    /// Leaves a latched stop, on an explicit command only and only at rest.
-    pub fn clear_fault(&mut self) -> bool {
-        let clear = self.latched.is_some() && self.filter.motion().is_at_rest();
-        if clear {
-            (self.latched, self.failed_writes, self.torque_off_done) = (None, 0, false);
+    /// Leaves a latched stop, on an explicit command only and only at rest; whether one was left. What was being played
+    /// is forgotten. Where the stop had switched the torque off, it is switched on again and commands start from where
+    /// the joints stand then.
+    ///
+    /// # Errors
+    /// [`LifecycleError`]; the stop stays latched.
+    pub fn clear_fault(&mut self, now: Instant) -> Result<bool, LifecycleError> {
+        if self.latched.is_none() || !self.filter.motion().is_at_rest() {
+            return Ok(false);
         }
-        clear
+        if self.torque_off_done {
+            let state = self.robot.read(now).map_err(LifecycleError::Read)?;
+            self.filter.restart(&state.position_rad).map_err(LifecycleError::Start)?;
+            self.robot.set_torque(now, true).map_err(LifecycleError::Torque)?;
+        }
+        self.scheduler.reset(self.scheduler.epoch());
+        (self.latched, self.failed_writes, self.torque_off_done) = (None, 0, false);
+        Ok(true)
     }
 
     fn expect(&self, state: Lifecycle) -> Result<(), LifecycleError> {
