@@ -193,7 +193,11 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         ));
     }
     let precision = choose("precision", &raw.precision, &[("f32", Precision::F32), ("int8", Precision::Int8)])?;
-    let strategy = choose("decoding.strategy", &raw.decoding.strategy, &[("greedy", Strategy::Greedy), ("greedy_constrained", Strategy::GreedyConstrained)])?;
+    let strategy = choose(
+        "decoding.strategy",
+        &raw.decoding.strategy,
+        &[("greedy", Strategy::Greedy), ("greedy_constrained", Strategy::GreedyConstrained)],
+    )?;
     let engines = raw
         .engines
         .into_iter()

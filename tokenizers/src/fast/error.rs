@@ -167,7 +167,7 @@ pub enum CodecError {
         limit: usize,
     },
     /// The tokenizer was made for another shape.
-    #[error("asked for {horizon} rows of {dims}, the tokenizer was made for {made_horizon:?} rows of {made_dims:?}")]
+    #[error("asked for {horizon} rows of {dims}, the tokenizer was made for {} rows of {}", shown(*.made_horizon), shown(*.made_dims))]
     OtherShape {
         /// H asked for.
         horizon: usize,
@@ -184,4 +184,9 @@ pub enum CodecError {
         /// Margin given.
         margin: f64,
     },
+}
+
+/// A declared extent, or that any will do.
+fn shown(extent: Option<usize>) -> String {
+    extent.map_or_else(|| "any number".to_owned(), |extent| extent.to_string())
 }

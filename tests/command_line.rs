@@ -92,8 +92,16 @@ fn a_bad_robot_description_is_named_with_its_key() {
         file.to_str().unwrap().to_owned()
     };
     refused(&["check", "--robot", "nowhere.toml"], 2, &["nowhere.toml"]);
-    refused(&["check", "--robot", &write("rate_hz = 100.0", "rate_hz = 100.0\nturbo = 1")], 2, &["robot.toml", "turbo"]);
-    refused(&["check", "--robot", &write("rate_hz = 100.0", "rate_hz = -5.0")], 2, &["control.rate_hz", "-5", "from 1"]);
+    refused(
+        &["check", "--robot", &write("rate_hz = 100.0", "rate_hz = 100.0\nturbo = 1")],
+        2,
+        &["robot.toml", "turbo"],
+    );
+    refused(
+        &["check", "--robot", &write("rate_hz = 100.0", "rate_hz = -5.0")],
+        2,
+        &["control.rate_hz", "-5", "from 1"],
+    );
     refused(&["check", "--robot", &write("rate_hz = 100.0", "rate_hz = ")], 2, &["robot.toml"]);
     refused(&["run", "--robot", &write("driver = \"sim\"", "driver = \"v4l2\"")], 2, &["v4l2", "front"]);
     refused(&["run", "--robot", &write("pacing = \"timer\"", "pacing = \"hardware\"")], 2, &["pacing", "timer"]);

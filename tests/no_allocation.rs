@@ -2,13 +2,11 @@
 //! beginning and ending, a refused chunk and an e-stop on the way.
 #![allow(clippy::unwrap_used)]
 
-mod common;
+mod rig;
 
-use common::Rig;
 use endplate_policies::Epoch;
-use endplate_runtime::{
-    CameraHealth, ControlSnapshot, Event, Inbox, Rung, StepOutcome, triple_buffer,
-};
+use endplate_runtime::{CameraHealth, ControlSnapshot, Event, Inbox, Rung, StepOutcome, triple_buffer};
+use rig::Rig;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
