@@ -184,6 +184,6 @@ fn an_estop_of_category_torque_off_lets_go_only_at_rest() {
     assert_no_jump(&rig.spec, &outcome, "estop with torque off");
     assert_eq!(outcome.torque, [false]);
     let last = outcome.sent.last().unwrap().0;
-    let braking = outcome.rungs.iter().filter(|(_, rung)| *rung == Rung::Decelerated).map(|(at, _)| *at).last();
+    let braking = outcome.rungs.iter().filter(|(_, rung)| *rung == Rung::Decelerated).map(|(at, _)| *at).next_back();
     assert!(braking.is_none_or(|at| at < last + 0.011), "let go while braking");
 }
