@@ -8,11 +8,16 @@ pub mod complete;
 pub mod dataset;
 pub mod doctor;
 pub mod error;
+#[cfg(feature = "sim")]
+pub mod evaluate;
+#[cfg(feature = "sim")]
+pub mod frames;
 pub mod infer;
 pub mod report;
 pub mod run;
 #[cfg(feature = "sim")]
 pub mod simulation;
+pub mod statistics;
 pub mod tokenize;
 #[cfg(feature = "sim")]
 pub mod view;

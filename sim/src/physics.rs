@@ -19,7 +19,7 @@ pub const STEP: Duration = Duration::from_millis(2);
 /// Steps given to servos and cubes to come to rest after a reset (0.3 s, before the world's time 0).
 const SETTLE_STEPS: u64 = 150;
 /// Height at which cubes are put down, m: half an edge and 0.1 mm.
-const CUBE_HEIGHT_M: f32 = 0.0151;
+pub(crate) const CUBE_HEIGHT_M: f32 = 0.0151;
 
 type Handles = MjcfRobotHandles<Option<MultibodyJointHandle>>;
 
@@ -210,6 +210,15 @@ impl Physics {
                 yaw_rad: f64::from(if yaw <= -TAU / 2.0 { yaw + TAU } else { yaw }),
             }
         })
+    }
+
+    /// Gives a cube (by its number) a horizontal velocity, m/s, and takes its spin; its fall stays its own.
+    pub fn slide_cube(&mut self, cube: usize, velocity_m_s: [f64; 2]) {
+        let Some(handle) = &self.handles.bodies[self.model.cube_bodies[cube % CUBES]] else { return };
+        let body = &mut self.bodies[handle.body];
+        let fall = body.linvel().z;
+        body.set_linvel(Vector::new(velocity_m_s[0] as f32, velocity_m_s[1] as f32, fall), true);
+        body.set_angvel(Vector::new(0.0, 0.0, 0.0), true);
     }
 
     /// Poses of all bodies for drawing, into `out`, which is made as long as needed.
