@@ -13,6 +13,8 @@ pub mod evaluate;
 #[cfg(feature = "sim")]
 pub mod frames;
 pub mod infer;
+#[cfg(feature = "sim")]
+pub mod pilot;
 pub mod report;
 pub mod run;
 #[cfg(feature = "sim")]

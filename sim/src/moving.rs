@@ -7,7 +7,9 @@
 
 use core::time::Duration;
 
+use crate::kinematics::Tip;
 use crate::model::CUBES;
+use crate::physics::{CUBE_HEIGHT_M, Physics, STEP};
 use crate::rng::Random;
 use crate::scene::Scene;
 
@@ -76,10 +78,22 @@ impl CubeMotion {
         self.legs.last().map_or(Duration::ZERO, |leg| leg.end)
     }
 
+    /// Slides the cube where its motion has come to, unless the hand is around it or it has left the table. Call it
+    /// before every step.
+    pub fn drive(&mut self, physics: &mut Physics) {
+        let at = physics.cubes()[self.cube].position_m;
+        let tip = Tip::of(&physics.joints().0).position_m();
+        let from_tip = (0..3).map(|axis| (at[axis] - tip[axis]).powi(2)).sum::<f64>().sqrt();
+        let raised = at[2] - f64::from(CUBE_HEIGHT_M);
+        if let Some(velocity) = self.velocity_m_s(physics.time(), from_tip, raised) {
+            physics.shift_cube(self.cube, velocity.map(|v| v * STEP.as_secs_f64()));
+        }
+    }
+
     /// The velocity the cube is to have `time` after the start of the episode, m/s; `None` while it is left alone.
     /// `from_tip_m` is its distance from the tip and `raised_m` its height above the table's: near or high enough ends the
     /// motion for good.
-    pub fn velocity_m_s(&mut self, time: Duration, from_tip_m: f64, raised_m: f64) -> Option<[f64; 2]> {
+    fn velocity_m_s(&mut self, time: Duration, from_tip_m: f64, raised_m: f64) -> Option<[f64; 2]> {
         self.is_over |= from_tip_m < HELD_BACK_M || raised_m > RAISED_M;
         if self.is_over {
             return None;

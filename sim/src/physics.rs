@@ -212,13 +212,14 @@ impl Physics {
         })
     }
 
-    /// Gives a cube (by its number) a horizontal velocity, m/s, and takes its spin; its fall stays its own.
-    pub fn slide_cube(&mut self, cube: usize, velocity_m_s: [f64; 2]) {
+    /// Moves a cube (by its number) across the table, m, as a hand beneath it would: friction does not hold it back, and
+    /// its fall and its rotation stay its own.
+    pub fn shift_cube(&mut self, cube: usize, by_m: [f64; 2]) {
         let Some(handle) = &self.handles.bodies[self.model.cube_bodies[cube % CUBES]] else { return };
         let body = &mut self.bodies[handle.body];
-        let fall = body.linvel().z;
-        body.set_linvel(Vector::new(velocity_m_s[0] as f32, velocity_m_s[1] as f32, fall), true);
-        body.set_angvel(Vector::new(0.0, 0.0, 0.0), true);
+        let at = body.translation();
+        let to = Vector::new(at.x + by_m[0] as f32, at.y + by_m[1] as f32, at.z);
+        body.set_translation(to, true);
     }
 
     /// Poses of all bodies for drawing, into `out`, which is made as long as needed.

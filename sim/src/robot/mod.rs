@@ -20,11 +20,10 @@ use devices::{ArmPort, CameraPort, Delivery};
 pub use devices::{SimArm, SimCamera};
 
 use crate::fault::{FaultKind, FaultPlan};
-use crate::kinematics::Tip;
 use crate::look::Look;
 use crate::model::{CUBES, JOINTS, Model, ModelError};
 use crate::moving::CubeMotion;
-use crate::physics::{CUBE_HEIGHT_M, CubePose, ENCODER_COUNTS, Physics, STEP, quantise_rad};
+use crate::physics::{CubePose, ENCODER_COUNTS, Physics, STEP, quantise_rad};
 use crate::raster::{BodyPose, Renderer, View};
 use crate::scene::Scene;
 
@@ -135,20 +134,6 @@ struct Engine {
     poses: Vec<BodyPose>,
 }
 
-impl Engine {
-    /// Slides the cube that moves, unless the hand is around it or it has left the table.
-    fn move_cube(&mut self) {
-        let Self { physics, motion: Some(motion), .. } = self else { return };
-        let at = physics.cubes()[motion.cube()].position_m;
-        let tip = Tip::of(&physics.joints().0).position_m();
-        let from_tip = (0..3).map(|axis| (at[axis] - tip[axis]).powi(2)).sum::<f64>().sqrt();
-        let raised = at[2] - f64::from(CUBE_HEIGHT_M);
-        if let Some(velocity) = motion.velocity_m_s(physics.time(), from_tip, raised) {
-            physics.slide_cube(motion.cube(), velocity);
-        }
-    }
-}
-
 struct Shared {
     engine: Mutex<Engine>,
     arm: Mutex<ArmPort>,
@@ -254,7 +239,9 @@ impl SimRobot {
                 engine.physics.set_goal(&arm.goal_rad);
                 engine.physics.set_torque(arm.torque_on);
             }
-            engine.move_cube();
+            if let Some(motion) = &mut engine.motion {
+                motion.drive(&mut engine.physics);
+            }
             engine.physics.step();
             lock(&self.shared.arm).state = sample(&engine.physics, next);
         }
