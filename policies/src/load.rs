@@ -5,20 +5,20 @@
 //! recorded, within the tolerances the bundle declares for this engine. An engine without declared tolerances is
 //! refused: nobody has said what is good enough there.
 
-use endplate_tokenizers::{FastTokenizer, PromptTokenizer};
+use endplate_tokenizers::PromptTokenizer;
 
 use crate::bundle::safetensors::read_f32;
-use crate::bundle::{Arrays, Bundle, BundleError, GOLDEN_FILE, GoldenSample, POLICY_FILE, Precision, Tolerance};
+use crate::bundle::{
+    Arrays, Bundle, BundleError, FamilySpec, GOLDEN_FILE, GoldenSample, POLICY_FILE, Precision, Tolerance,
+};
 use crate::engine::{Engine, EngineError, ExternalFile};
-use crate::families::BUILT;
-use crate::families::pi0_fast::{self, Graphs, Parts, Pi0Fast};
+use crate::families::prefix::{Graphs, Parts};
+use crate::families::{self, Inspect};
 use crate::observation::Epoch;
 use crate::open_loop::{OpenLoopInputs, infer_open_loop};
 use crate::policy::{Policy, PolicyError};
 
 const WEIGHTS: &str = "weights.safetensors";
-const FAST_TOKENIZER: &str = "tokenizer/tokenizer.json";
-const FAST_PROCESSOR: &str = "tokenizer/processor_config.json";
 const TEXT_TOKENIZER: &str = "text/tokenizer.json";
 const BOS: &str = "<bos>";
 
@@ -78,8 +78,8 @@ pub struct Loaded {
 pub struct Deviations {
     /// Of the visual tokens.
     pub visual: f64,
-    /// Of the logits after the prefix.
-    pub logits: f64,
+    /// Of the logits after the prefix, or of the first velocity.
+    pub head: f64,
     /// Of the joint positions of the rows, rad.
     pub action_rad: f64,
     /// Samples replayed.
@@ -95,14 +95,6 @@ pub enum LoadError {
     /// The engine could not start or load a graph.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The family is not built.
-    #[error("{POLICY_FILE}: family = {family}: this build runs {built:?}; use a bundle of such a family")]
-    Family {
-        /// The family asked for.
-        family: String,
-        /// The families there are.
-        built: &'static [&'static str],
-    },
     /// The bundle declares no tolerances for the engine.
     #[error(
         "{POLICY_FILE}: [engines] does not list `{engine}` (it lists {declared:?}); run one of those, or export the bundle with tolerances for it"
@@ -172,9 +164,6 @@ pub enum LoadError {
 /// Takes seconds: start-up only.
 pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, LoadError> {
     let spec = bundle.spec();
-    if !BUILT.contains(&spec.family.as_str()) {
-        return Err(LoadError::Family { family: spec.family.clone(), built: BUILT });
-    }
     let engine = choice.start()?;
     let description = engine.description();
     let tolerance = spec.engines.get(description.name).copied().ok_or_else(|| LoadError::Undeclared {
@@ -182,7 +171,7 @@ pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, Load
         declared: spec.engines.keys().cloned().collect(),
     })?;
     let mut policy = build(bundle, &*engine)?;
-    let golden = replay_golden(bundle, &mut policy, description.name, tolerance)?;
+    let golden = replay_golden(bundle, &mut *policy, description.name, tolerance)?;
     let engine = EngineInfo {
         name: description.name,
         version: description.version,
@@ -190,10 +179,10 @@ pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, Load
         providers: description.providers,
         precision: spec.precision.name(),
     };
-    Ok(Loaded { policy: Box::new(policy), engine, golden })
+    Ok(Loaded { policy, engine, golden })
 }
 
-fn build(bundle: &Bundle, engine: &dyn Engine) -> Result<Pi0Fast, LoadError> {
+fn build(bundle: &Bundle, engine: &dyn Engine) -> Result<Box<dyn Inspect>, LoadError> {
     let spec = bundle.spec().clone();
     let m = spec.model;
     let weights = bundle.file(WEIGHTS)?;
@@ -201,26 +190,14 @@ fn build(bundle: &Bundle, engine: &dyn Engine) -> Result<Pi0Fast, LoadError> {
         .map_err(|error| BundleError::Weights { file: WEIGHTS.to_owned(), error })?;
 
     let bad = |file: &'static str, message: String| LoadError::Tokenizer { file, message };
-    let fast = FastTokenizer::from_bytes(bundle.file(FAST_TOKENIZER)?, bundle.file(FAST_PROCESSOR)?, "tokenizer")
-        .map_err(|error| bad(FAST_TOKENIZER, error.to_string()))?;
-    if m.action_offset + fast.vocab_size() as usize != m.vocabulary {
-        let message = format!(
-            "has {} ids; action_offset {} and vocabulary {} of {POLICY_FILE} leave room for {}",
-            fast.vocab_size(),
-            m.action_offset,
-            m.vocabulary,
-            m.vocabulary - m.action_offset
-        );
-        return Err(bad(FAST_TOKENIZER, message));
-    }
-    let codec = fast
-        .codec(spec.chunk.horizon, spec.actions.dims().len())
-        .map_err(|error| bad(FAST_PROCESSOR, error.to_string()))?;
     let prompt = PromptTokenizer::from_bytes(bundle.file(TEXT_TOKENIZER)?, TEXT_TOKENIZER)
         .map_err(|error| bad(TEXT_TOKENIZER, error.to_string()))?;
-    if prompt.vocab_size() > m.action_offset {
-        let message =
-            format!("has {} ids, which reach into the action ids from {}", prompt.vocab_size(), m.action_offset);
+    let (room, end) = match spec.family {
+        FamilySpec::Pi0Fast(tokens) | FamilySpec::Bins(tokens) => (tokens.action_offset, "the action ids"),
+        FamilySpec::Flow(_) => (m.vocabulary, "past the embedding table"),
+    };
+    if prompt.vocab_size() > room {
+        let message = format!("has {} ids, which reach into {end} from {room}", prompt.vocab_size());
         return Err(bad(TEXT_TOKENIZER, message));
     }
     let bos = prompt.id_of(BOS).ok_or_else(|| bad(TEXT_TOKENIZER, format!("has no token {BOS}")))?;
@@ -229,18 +206,14 @@ fn build(bundle: &Bundle, engine: &dyn Engine) -> Result<Pi0Fast, LoadError> {
         .weight_files()
         .map(|(name, bytes)| ExternalFile { name: name.to_owned(), bytes: bytes.clone() })
         .collect();
-    let graphs = Graphs {
-        vision: bundle.file(pi0_fast::VISION)?,
-        prefill: bundle.file(pi0_fast::PREFILL)?,
-        decode: bundle.file(pi0_fast::DECODE)?,
-        external: &external,
-    };
-    Ok(Pi0Fast::new(Parts { spec, embedding, prompt, bos, codec }, engine, &graphs)?)
+    let read = |name: &'static str| bundle.file(name).map(|bytes| &bytes[..]);
+    let graphs = Graphs { read: &read, external: &external };
+    families::load(bundle, Parts { spec, embedding, prompt, bos }, engine, &graphs)
 }
 
 fn replay_golden(
     bundle: &Bundle,
-    policy: &mut Pi0Fast,
+    policy: &mut dyn Inspect,
     engine: &'static str,
     tolerance: Tolerance,
 ) -> Result<Deviations, LoadError> {
@@ -269,11 +242,15 @@ fn replay_golden(
         {
             return Err(failed(error));
         }
-        ids("the prompt ids", policy.text_ids(), &golden.text_ids)?;
-        let visual = largest_difference(policy.visual()?.iter().map(|v| f64::from(*v)), &golden.visual);
+        ids("the prompt ids", policy.prefix().text_ids(), &golden.text_ids)?;
+        let visual = largest_difference(policy.prefix().visual()?.iter().map(|v| f64::from(*v)), &golden.visual);
         close("a visual token", visual, tolerance.visual)?;
-        let logits = largest_difference(policy.prefill_logits()?.iter().map(|v| f64::from(*v)), &golden.logits);
-        close("a logit after the prefix", logits, tolerance.logits)?;
+        let head = largest_difference(policy.head()?.iter().map(|v| f64::from(*v)), &golden.head);
+        let what = match bundle.spec().family {
+            FamilySpec::Pi0Fast(_) | FamilySpec::Bins(_) => "a logit after the prefix",
+            FamilySpec::Flow(_) => "a velocity of the first step",
+        };
+        close(what, head, tolerance.head)?;
         if bundle.spec().precision == Precision::F32 {
             ids("the tokens", policy.tokens(), &golden.tokens)?;
         }
@@ -281,7 +258,7 @@ fn replay_golden(
         let action_rad = largest_difference(output.chunk.rows().iter().copied(), &golden.actions);
         close("a joint position", action_rad, tolerance.action_rad)?;
         worst.visual = worst.visual.max(visual);
-        worst.logits = worst.logits.max(logits);
+        worst.head = worst.head.max(head);
         worst.action_rad = worst.action_rad.max(action_rad);
         worst.samples += 1;
     }

@@ -124,7 +124,7 @@ impl<'a> Meter<'a> {
             Stage::Prefill => self.costs.prefill,
             Stage::Decode => {
                 self.tokens += 1;
-                self.costs.token
+                self.costs.step
             }
         };
         let now = match self.budget.clock {

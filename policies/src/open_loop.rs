@@ -20,11 +20,13 @@ pub struct OpenLoopInputs {
     pub state: Vec<f64>,
     /// What to do.
     pub instruction: String,
+    /// Initial noise, `[H, D]` row-major, normalised units, for a policy that takes some.
+    pub noise: Option<Vec<f64>>,
 }
 
 impl OpenLoopInputs {
     /// Takes the inputs from recorded arrays: one u8 `[h, w, 3]` array per camera, by the camera's name; `state`,
-    /// `[S]`; `instruction`, UTF-8 bytes.
+    /// `[S]`; `instruction`, UTF-8 bytes; for a flow policy, where it is given, `noise` `[H, D]`.
     ///
     /// # Errors
     /// [`BundleError::Array`] naming the array.
@@ -38,6 +40,12 @@ impl OpenLoopInputs {
             frames,
             state: arrays.get("state", Some(&[spec.state.len()]))?.to_vec(),
             instruction: arrays.text("instruction")?,
+            noise: if arrays.contains("noise") {
+                let rows = [spec.chunk.horizon, spec.actions.dims().len()];
+                Some(arrays.get("noise", Some(&rows))?.to_vec())
+            } else {
+                None
+            },
         })
     }
 
@@ -46,7 +54,12 @@ impl OpenLoopInputs {
         let size = slot.width as usize * slot.height as usize * 3;
         let frames =
             golden.images.chunks_exact(size).map(|pixels| frame(slot.width, slot.height, pixels.to_vec())).collect();
-        Self { frames, state: golden.state.clone(), instruction: golden.instruction.clone() }
+        Self {
+            frames,
+            state: golden.state.clone(),
+            instruction: golden.instruction.clone(),
+            noise: golden.noise.clone(),
+        }
     }
 }
 
@@ -90,6 +103,9 @@ impl OpenLoopOutput {
 /// # Errors
 /// [`PolicyError`], as [`Policy::infer`].
 pub fn infer_open_loop(policy: &mut dyn Policy, inputs: &OpenLoopInputs) -> Result<OpenLoopOutput, PolicyError> {
+    if let Some(noise) = &inputs.noise {
+        policy.set_noise(noise)?;
+    }
     let joints = inputs.state.len();
     let observation = Observation {
         frames: &inputs.frames,

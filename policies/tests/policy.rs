@@ -100,6 +100,7 @@ fn engines_generate_the_same_tokens_away_from_the_golden_samples() {
             frames: scene.frames.clone(),
             state: scene.state.clone(),
             instruction: scene.instruction.clone(),
+            noise: None,
         };
         let kind = |result: &Result<_, PolicyError>| result.as_ref().map_or_else(PolicyError::kind, |_| "complete");
         let expected = infer_open_loop(&mut *first.1.policy, &inputs);
@@ -142,7 +143,7 @@ fn a_budget_is_charged_from_the_cost_model_in_simulated_time_and_from_the_clock_
     infer(policy, &scene, &mut chunk).unwrap();
     let cost = policy.modelled_cost();
     let costs = scene.bundle.spec().costs;
-    assert_eq!(cost, costs.vision + costs.prefill + costs.token * policy.tokens().len() as u32);
+    assert_eq!(cost, costs.vision + costs.prefill + costs.step * policy.tokens().len() as u32);
 
     let start = Instant::from_nanos(1_000_000_000);
     let mut within = |budget: Duration| {

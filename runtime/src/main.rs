@@ -20,6 +20,9 @@ struct Arguments {
 enum Command {
     /// Run a policy on a robot; with no arguments the demonstration, in simulation, on the real clock.
     Run(Box<cli::run::RunArguments>),
+    /// Compare bundles, engines and tasks on the same seeds: success with intervals, paired bounds, a table.
+    #[cfg(feature = "sim")]
+    Evaluate(Box<cli::evaluate::EvaluateArguments>),
     /// Validate a robot description and a bundle together; nothing moves.
     Check(cli::check::CheckArguments),
     /// Say what this machine, its engines and a bundle can do: one line each, with the fix.
@@ -38,6 +41,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command.unwrap_or_else(|| Command::Run(Box::default())) {
         Command::Run(arguments) => cli::run::run(&arguments),
+        #[cfg(feature = "sim")]
+        Command::Evaluate(arguments) => cli::evaluate::evaluate(&arguments),
         Command::Check(arguments) => cli::check::check(&arguments),
         Command::Doctor(arguments) => cli::doctor::doctor(&arguments),
         Command::Infer(arguments) => cli::infer::infer(&arguments),

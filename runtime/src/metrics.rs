@@ -171,6 +171,11 @@ impl CauseCounts {
         self.0[cause as usize]
     }
 
+    /// Occurrences of all causes.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
     /// Adds the counts of another.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in self.0.iter_mut().zip(other.0) {
@@ -235,6 +240,11 @@ impl Samples {
     /// Spans that no longer fitted.
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Every span in units of `unit`, in the order of recording.
+    pub fn spans(&self, unit: Duration) -> impl Iterator<Item = f64> {
+        self.nanos.iter().map(move |nanos| *nanos as f64 / unit.as_nanos() as f64)
     }
 
     /// Sum of all spans.

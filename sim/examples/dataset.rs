@@ -6,7 +6,7 @@ use std::time::Instant;
 use endplate_sim::dataset::{RecordOptions, record};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut options = RecordOptions { scenes: 600, seed: 1, threads: 2, randomise: true };
+    let mut options = RecordOptions { scenes: 600, seed: 1, threads: 2, randomise: true, moving_share: 0.0 };
     let mut out = None;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let out = out.ok_or("--out DIR is required")?;
     let start = Instant::now();
-    let summary = record(&out, options, |progress| {
+    let summary = record(&out, options, None, |progress| {
         if progress.scenes_done.is_multiple_of(10) || progress.scenes_done == progress.scenes {
             println!(
                 "{:.0} s: {} of {} scenes, {} frames",

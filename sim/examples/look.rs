@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let looks = [Look::default(), Look::sample(1, 2), Look::sample(2, 2), Look::sample(3, 2)];
     let mut tick = 0;
     let mut failure = None;
-    let outcome = rollout(&mut physics, target, 110, 1, |physics, command, plan| {
+    let outcome = rollout(&mut physics, None, target, 110, 1, |physics, command, plan| {
         if tick % 6 == 0 {
             let pictures: Vec<Vec<u8>> =
                 looks.iter().map(|look| studio.frame(physics, look, command, plan, target).images).collect();

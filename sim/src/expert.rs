@@ -3,6 +3,7 @@
 
 use crate::kinematics::{CLOSED_RAD, OPEN_RAD, Tip, inverse};
 use crate::model::JOINTS;
+use crate::moving::CubeMotion;
 use crate::physics::{Physics, STEP};
 use crate::task::{Judge, Outcome};
 
@@ -176,11 +177,24 @@ const COMMANDS_PER_ROW: u32 = 10;
 /// Executes one row period: the command moves linearly from `from_rad` to `to_rad`, latched at
 /// 100 Hz, and stands at `to_rad` when the period ends.
 pub fn execute_row(physics: &mut Physics, from_rad: &[f64; JOINTS], to_rad: &[f64; JOINTS]) {
+    execute_moving_row(physics, None, from_rad, to_rad);
+}
+
+/// As [`execute_row`], with a cube that moves.
+fn execute_moving_row(
+    physics: &mut Physics,
+    mut motion: Option<&mut CubeMotion>,
+    from_rad: &[f64; JOINTS],
+    to_rad: &[f64; JOINTS],
+) {
     let steps = (ROW_PERIOD_S / f64::from(COMMANDS_PER_ROW) / STEP.as_secs_f64()).round() as u32;
     for tick in 0..COMMANDS_PER_ROW {
         let share = f64::from(tick) / f64::from(COMMANDS_PER_ROW);
         physics.set_goal(&core::array::from_fn(|j| from_rad[j] + (to_rad[j] - from_rad[j]) * share));
         for _ in 0..steps {
+            if let Some(motion) = &mut motion {
+                motion.drive(physics);
+            }
             physics.step();
         }
     }
@@ -190,10 +204,11 @@ pub fn execute_row(physics: &mut Physics, from_rad: &[f64; JOINTS], to_rad: &[f6
 /// Lets the expert work for at most `ticks` row periods or until the judge decides.
 ///
 /// `on_tick` sees the world, the command and the plan at each tick before it is executed, and returns
-/// what to command one row period later (row 1 of the plan when nothing disturbs it). `extra_ticks`
+/// what to command one row period later (row 1 of the plan when nothing disturbs it). A cube may move. `extra_ticks`
 /// are played after a success.
 pub fn rollout(
     physics: &mut Physics,
+    mut motion: Option<CubeMotion>,
     target: usize,
     ticks: usize,
     extra_ticks: usize,
@@ -212,7 +227,7 @@ pub fn rollout(
         let cube = physics.cubes()[judge.target()].position_m;
         let plan = expert.plan(&command, &physics.joints().0, cube);
         let next = on_tick(physics, &command, &plan);
-        execute_row(physics, &command, &next);
+        execute_moving_row(physics, motion.as_mut(), &command, &next);
         command = next;
         match judge.watch(physics.time() - start, &physics.cubes()) {
             None => {}

@@ -13,6 +13,7 @@ pub mod fault;
 pub mod kinematics;
 pub mod look;
 pub mod model;
+pub mod moving;
 pub mod physics;
 pub mod raster;
 pub mod robot;

@@ -19,7 +19,7 @@ pub const STEP: Duration = Duration::from_millis(2);
 /// Steps given to servos and cubes to come to rest after a reset (0.3 s, before the world's time 0).
 const SETTLE_STEPS: u64 = 150;
 /// Height at which cubes are put down, m: half an edge and 0.1 mm.
-const CUBE_HEIGHT_M: f32 = 0.0151;
+pub(crate) const CUBE_HEIGHT_M: f32 = 0.0151;
 
 type Handles = MjcfRobotHandles<Option<MultibodyJointHandle>>;
 
@@ -210,6 +210,16 @@ impl Physics {
                 yaw_rad: f64::from(if yaw <= -TAU / 2.0 { yaw + TAU } else { yaw }),
             }
         })
+    }
+
+    /// Moves a cube (by its number) across the table, m, as a hand beneath it would: friction does not hold it back, and
+    /// its fall and its rotation stay its own.
+    pub fn shift_cube(&mut self, cube: usize, by_m: [f64; 2]) {
+        let Some(handle) = &self.handles.bodies[self.model.cube_bodies[cube % CUBES]] else { return };
+        let body = &mut self.bodies[handle.body];
+        let at = body.translation();
+        let to = Vector::new(at.x + by_m[0] as f32, at.y + by_m[1] as f32, at.z);
+        body.set_translation(to, true);
     }
 
     /// Poses of all bodies for drawing, into `out`, which is made as long as needed.

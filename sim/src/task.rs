@@ -73,6 +73,7 @@ pub struct Judge {
     start_height_m: [f64; CUBES],
     up_since: Option<Duration>,
     was_disturbed: bool,
+    lifted: Option<usize>,
     outcome: Option<Outcome>,
 }
 
@@ -84,6 +85,7 @@ impl Judge {
             start_height_m: cubes.map(|cube| cube.position_m[2]),
             up_since: None,
             was_disturbed: false,
+            lifted: None,
             outcome: None,
         }
     }
@@ -97,6 +99,7 @@ impl Judge {
         let lift = |cube: usize| cubes[cube].position_m[2] - self.start_height_m[cube];
         let highest_other = (0..CUBES).filter(|&cube| cube != self.target).map(lift).fold(f64::NEG_INFINITY, f64::max);
         self.was_disturbed |= highest_other > DISTURBED_M;
+        self.lifted = self.lifted.or_else(|| (0..CUBES).find(|&cube| lift(cube) >= LIFTED_M));
         if lift(self.target) >= LIFTED_M {
             self.up_since.get_or_insert(time);
         } else {
@@ -113,6 +116,11 @@ impl Judge {
             None
         };
         self.outcome
+    }
+
+    /// The first cube that was seen 5 cm up.
+    pub fn lifted(&self) -> Option<usize> {
+        self.lifted
     }
 
     /// The cube to be lifted.
@@ -158,6 +166,10 @@ mod tests {
     fn another_cube_in_the_hand_is_a_wrong_pick() {
         let (outcome, _) = run(2, |t| [0.015, 0.015 + 0.01 * t, 0.015]);
         assert_eq!(outcome, Outcome::WrongPick);
+        let mut judge = Judge::new(2, &at([0.015; CUBES]));
+        assert_eq!((judge.watch(Duration::ZERO, &at([0.015; CUBES])), judge.lifted()), (None, None));
+        judge.watch(Duration::from_millis(100), &at([0.015, 0.066, 0.015]));
+        assert_eq!(judge.lifted(), Some(1));
     }
 
     #[test]

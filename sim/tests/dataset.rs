@@ -31,8 +31,8 @@ fn a_recording_reads_back_and_does_not_depend_on_threads() {
     let make = |threads: usize| -> (std::path::PathBuf, Summary) {
         let out = base.join(threads.to_string());
         let mut done = 0;
-        let options = RecordOptions { scenes: 3, seed: 7, threads, randomise: true };
-        let summary = record(&out, options, |progress| done = progress.scenes_done).unwrap();
+        let options = RecordOptions { scenes: 3, seed: 7, threads, randomise: true, moving_share: 0.5 };
+        let summary = record(&out, options, None, |progress| done = progress.scenes_done).unwrap();
         assert_eq!(done, 3);
         (out, summary)
     };
@@ -95,8 +95,8 @@ fn a_recording_reads_back_and_does_not_depend_on_threads() {
 
 #[test]
 fn evaluation_seeds_cannot_be_recorded() {
-    let options = RecordOptions { scenes: 1, seed: 100, threads: 1, randomise: false };
-    let result = record(&std::env::temp_dir().join("endplate-never"), options, |_| {});
+    let options = RecordOptions { scenes: 1, seed: 100, threads: 1, randomise: false, moving_share: 0.0 };
+    let result = record(&std::env::temp_dir().join("endplate-never"), options, None, |_| {});
     assert!(matches!(result, Err(DatasetError::SeedRange { seed: 100, scenes: 1 })));
 }
 
@@ -126,4 +126,52 @@ fn every_cube_shows_its_colour_in_the_front_view() {
         }
     }
     assert!(hidden <= 18, "{hidden} of 180 hidden by the arm");
+}
+
+/// Drives the jaw a little, then stands still: a policy whose answers are refused.
+struct Stubborn {
+    answers: usize,
+}
+
+impl endplate_sim::dataset::Pilot for Stubborn {
+    fn begin(&mut self, instruction: &str) {
+        assert!(instruction.contains("red") || instruction.contains("green") || instruction.contains("blue"));
+        self.answers = 0;
+    }
+
+    fn drive(&mut self, images: &[u8], state_rad: &[f32; 6]) -> Vec<[f64; 6]> {
+        assert_eq!(images.len(), 2 * 96 * 96 * 3);
+        self.answers += 1;
+        if self.answers > 1 {
+            return Vec::new();
+        }
+        let stay = state_rad.map(f64::from);
+        let mut shut = stay;
+        shut[5] = -0.4;
+        vec![stay, shut, shut]
+    }
+}
+
+#[test]
+fn a_pilot_drives_the_expert_labels_and_takes_over_when_nothing_moves() {
+    let out = std::env::temp_dir().join(format!("endplate-pilot-{}", std::process::id()));
+    let options = RecordOptions { scenes: 1, seed: 8, threads: 1, randomise: false, moving_share: 0.0 };
+    let make = || -> Box<dyn endplate_sim::dataset::Pilot> { Box::new(Stubborn { answers: 0 }) };
+    let summary = record(&out, options, Some(&make), |_| {}).unwrap();
+    assert_eq!((summary.episodes, summary.dropped), (3, 0), "failed episodes are kept");
+    let n = summary.frames;
+    let command = floats(&out.join("command.npy"), "6, ", n);
+    let actions = floats(&out.join("actions.npy"), "16, 6, ", n);
+    let (_, episode) = npy(&out.join("episode.npy"));
+    let first: Vec<usize> = (0..n as usize).filter(|i| episode[4 * i] == 0).collect();
+    // The pilot's row was executed and not the expert's.
+    assert!((f64::from(command[first[1] * 6 + 5]) + 0.4).abs() < 1e-6);
+    // Then nothing moves, until the expert's own row 1 is executed for a while.
+    let followed = first
+        .windows(2)
+        .filter(|w| (0..6).all(|j| (command[w[1] * 6 + j] - actions[w[0] * 96 + 6 + j]).abs() < 1e-6))
+        .filter(|w| (0..6).any(|j| (command[w[1] * 6 + j] - command[w[0] * 6 + j]).abs() > 1e-4))
+        .count();
+    assert!(followed >= endplate_sim::dataset::TAKEOVER_TICKS, "{followed}");
+    std::fs::remove_dir_all(&out).unwrap();
 }

@@ -15,7 +15,7 @@ fn the_expert_picks_the_named_cube_in_at_least_48_of_50_scenes() {
     for index in 0..50 {
         let seed = 2_000_000 + index;
         let mut physics = Physics::new(Arc::clone(&model), &Scene::sample(seed));
-        let outcome = rollout(&mut physics, target_of(index), 200, 0, |_, _, plan| plan.rows[1]);
+        let outcome = rollout(&mut physics, None, target_of(index), 200, 0, |_, _, plan| plan.rows[1]);
         if outcome != Outcome::Success {
             failed.push((seed, outcome));
         }

@@ -285,3 +285,36 @@ fn a_fault_on_an_unknown_camera_is_refused_by_name() {
     let Err(SimError::FaultCamera { fault, known }) = result else { panic!("accepted") };
     assert_eq!((fault.as_str(), known.len()), ("camera_drop:side", 2));
 }
+
+#[test]
+fn a_moving_cube_goes_where_its_seed_says_stays_flat_and_leaves_the_others_alone() {
+    use endplate_sim::moving::CubeMotion;
+    let (mut drifted, mut shoved) = (0, 0);
+    for seed in 0..8 {
+        let (robot, _, _) = robot(&[]);
+        let scene = Scene { start_rad: Scene::sample(2_000_000).start_rad, ..Scene::sample(seed) };
+        robot.reset(&scene, START);
+        let before = robot.cubes();
+        let motion = CubeMotion::sample(seed, 1);
+        let (cube, end) = (motion.cube(), motion.end());
+        robot.set_motion(motion);
+        robot.advance_to(START.saturating_add(end + Duration::from_millis(500)));
+        let after = robot.cubes();
+        let moved = |cube: usize| {
+            let (a, b) = (before[cube].position_m, after[cube].position_m);
+            (a[0] - b[0]).hypot(a[1] - b[1])
+        };
+        if end < Duration::from_secs(4) {
+            shoved += 1
+        } else {
+            drifted += 1
+        }
+        // The hand may have been in the way of a drift; nothing else stops it.
+        assert!(moved(cube) > 0.005, "seed {seed}: moved by {} m", moved(cube));
+        for other in (0..3).filter(|other| *other != cube) {
+            assert!(moved(other) < 0.002, "seed {seed}: cube {other} moved by {} m", moved(other));
+        }
+        assert!((after[cube].position_m[2] - before[cube].position_m[2]).abs() < 0.002, "seed {seed}");
+    }
+    assert!(drifted > 0 && shoved > 0);
+}

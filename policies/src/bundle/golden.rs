@@ -5,7 +5,7 @@ use std::io::Cursor;
 
 use npyz::npz::NpzArchive;
 
-use super::{BundleError, PolicySpec};
+use super::{BundleError, FamilySpec, PolicySpec};
 
 /// The file of the golden samples.
 pub(crate) const GOLDEN_FILE: &str = "golden.npz";
@@ -173,10 +173,12 @@ pub(crate) struct GoldenSample {
     pub(crate) text_ids: Vec<u32>,
     /// `[Nv, d]`.
     pub(crate) visual: Vec<f64>,
-    /// `[V]`.
-    pub(crate) logits: Vec<f64>,
-    /// Action ids, generated greedily.
+    /// Logits after the prefix, `[V]`, or the velocity of the first denoising step, `[H, D]`.
+    pub(crate) head: Vec<f64>,
+    /// Action ids, generated greedily; none for a family without tokens.
     pub(crate) tokens: Vec<u32>,
+    /// Initial noise, `[H, D]`, for a family that takes some.
+    pub(crate) noise: Option<Vec<f64>>,
     /// `[H, D]` absolute.
     pub(crate) actions: Vec<f64>,
 }
@@ -199,15 +201,23 @@ impl GoldenSample {
         let array = |array: &str, shape: &[usize]| arrays.get(&name(array), Some(shape)).map(<[f64]>::to_vec);
         let slot = &spec.cameras[0];
         let images = [spec.cameras.len(), slot.height as usize, slot.width as usize, 3];
+        let rows = [spec.chunk.horizon, spec.actions.dims().len()];
+        let (head, tokens, noise) = match spec.family {
+            FamilySpec::Pi0Fast(_) | FamilySpec::Bins(_) => {
+                (array("prefill_logits", &[spec.model.vocabulary])?, arrays.ids(&name("tokens"))?, None)
+            }
+            FamilySpec::Flow(_) => (array("velocity", &rows)?, Vec::new(), Some(array("noise", &rows)?)),
+        };
         Ok(Self {
             images: arrays.bytes(&name("images"), Some(&images))?,
             state: array("state", &[spec.state.len()])?,
             instruction: arrays.text(&name("instruction"))?,
             text_ids: arrays.ids(&name("text_ids"))?,
             visual: array("visual", &[spec.model.visual_tokens, spec.model.width])?,
-            logits: array("prefill_logits", &[spec.model.vocabulary])?,
-            tokens: arrays.ids(&name("tokens"))?,
-            actions: array("actions", &[spec.chunk.horizon, spec.actions.dims().len()])?,
+            head,
+            tokens,
+            noise,
+            actions: array("actions", &rows)?,
         })
     }
 }

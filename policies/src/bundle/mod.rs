@@ -20,7 +20,11 @@ pub use golden::Arrays;
 pub(crate) use golden::{GOLDEN_FILE, GoldenSample};
 pub use robot::{Mismatch, check_robot};
 pub use source::BundleSource;
-pub use spec::{ChunkSpec, CostModel, ModelShape, PolicySpec, Precision, Strategy, Tolerance, Training};
+pub(crate) use spec::BIN_COUNT;
+pub use spec::{
+    ChunkSpec, CostModel, FamilySpec, FlowSpec, ModelShape, PolicySpec, Precision, Strategy, TokenSpec, Tolerance,
+    Training,
+};
 
 /// The file that describes the bundle.
 pub const POLICY_FILE: &str = "policy.toml";

@@ -22,7 +22,15 @@ pub(super) struct RawPolicy {
     pub chunk: RawChunk,
     pub prompt: RawPrompt,
     pub model: RawModel,
-    pub decoding: RawDecoding,
+    /// Token families.
+    #[serde(default)]
+    pub decoding: Option<RawDecoding>,
+    /// Family `bins`.
+    #[serde(default)]
+    pub bins: Option<RawBins>,
+    /// Family `flow`.
+    #[serde(default)]
+    pub flow: Option<RawFlow>,
     pub budget: RawBudget,
     #[serde(default)]
     pub training: Option<RawTraining>,
@@ -32,7 +40,10 @@ pub(super) struct RawPolicy {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTolerance {
     pub visual: f64,
-    pub logits: f64,
+    #[serde(default)]
+    pub logits: Option<f64>,
+    #[serde(default)]
+    pub velocity: Option<f64>,
     pub action_rad: f64,
 }
 
@@ -93,11 +104,15 @@ pub(super) struct RawModel {
     pub head_dim: usize,
     pub visual_tokens: usize,
     pub prefix: usize,
-    pub max_tokens: usize,
-    pub slab: usize,
     pub vocabulary: usize,
-    pub action_offset: usize,
-    pub exit_layer: usize,
+    #[serde(default)]
+    pub max_tokens: Option<usize>,
+    #[serde(default)]
+    pub slab: Option<usize>,
+    #[serde(default)]
+    pub action_offset: Option<usize>,
+    #[serde(default)]
+    pub exit_layer: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -108,10 +123,28 @@ pub(super) struct RawDecoding {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawBins {
+    pub scheme: String,
+    pub count: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFlow {
+    pub steps: usize,
+    pub time: String,
+    pub max_prefix_rows: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawBudget {
     pub vision_ms: f64,
     pub prefill_ms: f64,
-    pub token_ms: f64,
+    #[serde(default)]
+    pub token_ms: Option<f64>,
+    #[serde(default)]
+    pub step_ms: Option<f64>,
 }
 
 #[derive(Deserialize)]

@@ -17,6 +17,10 @@ const FORMAT: u32 = 1;
 const STATE_BINS: usize = 256;
 /// No dimension of a graph may exceed this: far above any policy, far below what would overflow a product.
 const MAX_SIZE: usize = 1 << 20;
+/// Ids of OpenVLA's bins.
+pub(crate) const BIN_COUNT: usize = 256;
+/// More Euler steps than any flow policy takes.
+const MAX_STEPS: usize = 1000;
 
 /// Numbers a graph's weights and activations are computed in.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -42,8 +46,8 @@ impl Precision {
 pub struct Tolerance {
     /// Visual tokens.
     pub visual: f64,
-    /// Logits after the prefix.
-    pub logits: f64,
+    /// Logits after the prefix, or the velocity of the first denoising step.
+    pub head: f64,
     /// Joint positions of the rows, rad.
     pub action_rad: f64,
 }
@@ -63,7 +67,7 @@ pub struct ChunkSpec {
     pub max_skew: Duration,
 }
 
-/// Sizes of the graphs.
+/// Sizes every family's graphs share.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct ModelShape {
     /// `d`.
@@ -78,16 +82,57 @@ pub struct ModelShape {
     pub visual_tokens: usize,
     /// `S`, rows of the prefix.
     pub prefix: usize,
+    /// `V`, rows of the embedding table.
+    pub vocabulary: usize,
+}
+
+/// What a model family needs to know beside [`ModelShape`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum FamilySpec {
+    /// FAST tokens, one by one, until the coefficients are complete.
+    Pi0Fast(TokenSpec),
+    /// One bin token a value, time-major, one by one.
+    Bins(TokenSpec),
+    /// Noise becomes a chunk in a few steps along a learned velocity.
+    Flow(FlowSpec),
+}
+
+impl FamilySpec {
+    /// The names of the families this build runs, as `policy.toml` writes them.
+    pub const NAMES: [&'static str; 3] = ["pi0_fast", "bins", "flow"];
+
+    /// Its name in `policy.toml`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Pi0Fast(_) => Self::NAMES[0],
+            Self::Bins(_) => Self::NAMES[1],
+            Self::Flow(_) => Self::NAMES[2],
+        }
+    }
+}
+
+/// How a family that speaks in tokens generates them.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct TokenSpec {
     /// Most action tokens generated.
     pub max_tokens: usize,
     /// `Tmax`, rows of the key-value slab.
     pub slab: usize,
-    /// `V`.
-    pub vocabulary: usize,
     /// Vocabulary id of action token 0.
     pub action_offset: usize,
     /// Layer after which the auxiliary head sits.
     pub exit_layer: usize,
+    /// How tokens are chosen.
+    pub strategy: Strategy,
+}
+
+/// How a flow-matching family denoises.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct FlowSpec {
+    /// Euler steps from noise (τ = 0) to data (τ = 1).
+    pub steps: usize,
+    /// Committed rows the policy was trained to continue (training-time real-time chunking).
+    pub max_prefix_rows: usize,
 }
 
 /// How tokens are generated.
@@ -107,8 +152,8 @@ pub struct CostModel {
     pub vision: Duration,
     /// The prefix.
     pub prefill: Duration,
-    /// One generated token.
-    pub token: Duration,
+    /// One generated token or one denoising step.
+    pub step: Duration,
 }
 
 /// Where the weights came from.
@@ -129,8 +174,8 @@ pub struct Training {
 pub struct PolicySpec {
     /// Name of the policy.
     pub name: String,
-    /// Model family.
-    pub family: String,
+    /// Model family and what it needs.
+    pub family: FamilySpec,
     /// Embodiment it was trained on.
     pub robot: String,
     /// Numbers it computes in.
@@ -155,8 +200,6 @@ pub struct PolicySpec {
     pub max_text_tokens: usize,
     /// Sizes of the graphs.
     pub model: ModelShape,
-    /// How tokens are generated.
-    pub strategy: Strategy,
     /// Cost model.
     pub costs: CostModel,
     /// Where the weights came from, if it is known.
@@ -193,16 +236,20 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         ));
     }
     let precision = choose("precision", &raw.precision, &[("f32", Precision::F32), ("int8", Precision::Int8)])?;
-    let strategy = choose(
-        "decoding.strategy",
-        &raw.decoding.strategy,
-        &[("greedy", Strategy::Greedy), ("greedy_constrained", Strategy::GreedyConstrained)],
-    )?;
+    let model = checked_model(&raw.model, raw.prompt.max_text_tokens)?;
+    let family = checked_family(&raw)?;
+    let head = if matches!(family, FamilySpec::Flow(_)) { Head::Velocity } else { Head::Logits };
     let engines = raw
         .engines
-        .into_iter()
-        .map(|(name, tolerance)| Ok((name.clone(), checked_tolerance(&name, &tolerance)?)))
+        .iter()
+        .map(|(name, tolerance)| Ok((name.clone(), checked_tolerance(name, tolerance, head)?)))
         .collect::<Result<_, _>>()?;
+    let step = match head {
+        Head::Logits => required("budget.token_ms", raw.budget.token_ms, raw.budget.step_ms.map(|_| "budget.step_ms")),
+        Head::Velocity => {
+            required("budget.step_ms", raw.budget.step_ms, raw.budget.token_ms.map(|_| "budget.token_ms"))
+        }
+    }?;
     for (path, digest) in &raw.files {
         if digest.len() != 64 || !digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(invalid(
@@ -252,10 +299,22 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
             format!("this family's prompt has {STATE_BINS} bins"),
         ));
     }
-    let model = checked_model(&raw.model, raw.prompt.max_text_tokens)?;
+    let chunk = checked_chunk(&raw.chunk)?;
+    let values = chunk.horizon * dims.len();
+    match &family {
+        FamilySpec::Bins(token) if token.max_tokens != values => {
+            let remedy = format!("a bin token a value: {} rows of {} make {values}", chunk.horizon, dims.len());
+            return Err(invalid("model.max_tokens", token.max_tokens, remedy));
+        }
+        FamilySpec::Flow(flow) if flow.max_prefix_rows >= chunk.horizon => {
+            let remedy = format!("fewer than the {} rows of a chunk", chunk.horizon);
+            return Err(invalid("flow.max_prefix_rows", flow.max_prefix_rows, remedy));
+        }
+        _ => {}
+    }
     Ok(PolicySpec {
         name: raw.name,
-        family: raw.family,
+        family,
         robot: raw.robot,
         precision,
         description: raw.description,
@@ -265,14 +324,13 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         state,
         state_quantiles,
         actions: ActionSpace::new(dims, action_quantiles),
-        chunk: checked_chunk(&raw.chunk)?,
+        chunk,
         max_text_tokens: raw.prompt.max_text_tokens,
         model,
-        strategy,
         costs: CostModel {
             vision: duration("budget.vision_ms", raw.budget.vision_ms, 1e-3)?,
             prefill: duration("budget.prefill_ms", raw.budget.prefill_ms, 1e-3)?,
-            token: duration("budget.token_ms", raw.budget.token_ms, 1e-3)?,
+            step: duration("budget.token_ms (step_ms)", step, 1e-3)?,
         },
         training: raw.training.map(|t| Training {
             script: t.script,
@@ -300,17 +358,124 @@ fn unique<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<(), Bun
     Ok(())
 }
 
-fn checked_tolerance(engine: &str, raw: &RawTolerance) -> Result<Tolerance, BundleError> {
-    for (name, value) in [("visual", raw.visual), ("logits", raw.logits), ("action_rad", raw.action_rad)] {
-        if !value.is_finite() || value < 0.0 {
-            return Err(invalid(
-                format!("engines.{engine}.{name}"),
-                value,
-                "write the largest difference allowed, a finite number",
-            ));
+/// What a family's head puts out, and so which tolerance it needs.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Head {
+    Logits,
+    Velocity,
+}
+
+/// The value of a key this family needs; `other` is a key given in its place that belongs to another family.
+fn required<T>(key: &str, value: Option<T>, other: Option<&str>) -> Result<T, BundleError> {
+    match (value, other) {
+        (Some(value), None) => Ok(value),
+        (_, Some(other)) => Err(invalid(other, "given", format!("another family's key: write {key}"))),
+        (None, None) => Err(invalid(key, "missing", "this family needs it")),
+    }
+}
+
+fn checked_family(raw: &RawPolicy) -> Result<FamilySpec, BundleError> {
+    let index = FamilySpec::NAMES
+        .iter()
+        .position(|name| *name == raw.family)
+        .ok_or_else(|| invalid("family", &raw.family, format!("this build runs {}", FamilySpec::NAMES.join(", "))))?;
+    let name = FamilySpec::NAMES[index];
+    let foreign = [
+        ("decoding", raw.decoding.is_some(), name != "flow"),
+        ("bins", raw.bins.is_some(), name == "bins"),
+        ("flow", raw.flow.is_some(), name == "flow"),
+    ];
+    for (table, given, wanted) in foreign {
+        if given != wanted {
+            let remedy = if wanted { "this family needs the table" } else { "remove the table of another family" };
+            return Err(invalid(format!("[{table}]"), if given { "given" } else { "missing" }, remedy));
         }
     }
-    Ok(Tolerance { visual: raw.visual, logits: raw.logits, action_rad: raw.action_rad })
+    Ok(match name {
+        "pi0_fast" => FamilySpec::Pi0Fast(checked_tokens(raw)?),
+        "bins" => {
+            let tokens = checked_tokens(raw)?;
+            if let Some(bins) = &raw.bins {
+                choose("bins.scheme", &bins.scheme, &[("openvla", ())])?;
+                let room = raw.model.vocabulary - tokens.action_offset;
+                if bins.count != BIN_COUNT || room != BIN_COUNT {
+                    let value = format!("{} with room for {room} ids", bins.count);
+                    return Err(invalid("bins.count", value, format!("the scheme openvla has {BIN_COUNT} ids")));
+                }
+            }
+            FamilySpec::Bins(tokens)
+        }
+        _ => FamilySpec::Flow(checked_flow(raw)?),
+    })
+}
+
+fn checked_tokens(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
+    let model = &raw.model;
+    let size = |key: &str, value: Option<usize>| {
+        let value = required(key, value, None)?;
+        if value == 0 || value > MAX_SIZE {
+            return Err(invalid(key, value, format!("write a size between 1 and {MAX_SIZE}")));
+        }
+        Ok(value)
+    };
+    let strategy = raw.decoding.as_ref().map_or("", |decoding| decoding.strategy.as_str());
+    let tokens = TokenSpec {
+        max_tokens: size("model.max_tokens", model.max_tokens)?,
+        slab: size("model.slab", model.slab)?,
+        action_offset: size("model.action_offset", model.action_offset)?,
+        exit_layer: required("model.exit_layer", model.exit_layer, None)?,
+        strategy: choose(
+            "decoding.strategy",
+            strategy,
+            &[("greedy", Strategy::Greedy), ("greedy_constrained", Strategy::GreedyConstrained)],
+        )?,
+    };
+    if tokens.slab != model.prefix + tokens.max_tokens {
+        let remedy = format!("prefix and max_tokens make {}", model.prefix + tokens.max_tokens);
+        return Err(invalid("model.slab", tokens.slab, remedy));
+    }
+    if tokens.action_offset >= model.vocabulary {
+        let remedy = format!("action tokens must lie inside the vocabulary of {}", model.vocabulary);
+        return Err(invalid("model.action_offset", tokens.action_offset, remedy));
+    }
+    if tokens.exit_layer > model.layers {
+        return Err(invalid("model.exit_layer", tokens.exit_layer, format!("there are {} layers", model.layers)));
+    }
+    Ok(tokens)
+}
+
+fn checked_flow(raw: &RawPolicy) -> Result<FlowSpec, BundleError> {
+    let model = &raw.model;
+    let others = [
+        ("max_tokens", model.max_tokens),
+        ("slab", model.slab),
+        ("action_offset", model.action_offset),
+        ("exit_layer", model.exit_layer),
+    ];
+    if let Some((name, Some(value))) = others.into_iter().find(|(_, value)| value.is_some()) {
+        return Err(invalid(format!("model.{name}"), value, "a flow policy has no tokens: remove the key"));
+    }
+    let flow = raw.flow.as_ref().map(|flow| (flow.steps, flow.time.as_str(), flow.max_prefix_rows));
+    let (steps, time, max_prefix_rows) = required("[flow]", flow, None)?;
+    choose("flow.time", time, &[("per_row", ())])?;
+    if steps == 0 || steps > MAX_STEPS {
+        return Err(invalid("flow.steps", steps, format!("write between 1 and {MAX_STEPS} Euler steps")));
+    }
+    Ok(FlowSpec { steps, max_prefix_rows })
+}
+
+fn checked_tolerance(engine: &str, raw: &RawTolerance, head: Head) -> Result<Tolerance, BundleError> {
+    let key = |name: &str| format!("engines.{engine}.{name}");
+    let (name, value) = match head {
+        Head::Logits => ("logits", required(&key("logits"), raw.logits, raw.velocity.map(|_| "velocity"))?),
+        Head::Velocity => ("velocity", required(&key("velocity"), raw.velocity, raw.logits.map(|_| "logits"))?),
+    };
+    for (name, value) in [("visual", raw.visual), (name, value), ("action_rad", raw.action_rad)] {
+        if !value.is_finite() || value < 0.0 {
+            return Err(invalid(key(name), value, "write the largest difference allowed, a finite number"));
+        }
+    }
+    Ok(Tolerance { visual: raw.visual, head: value, action_rad: raw.action_rad })
 }
 
 fn checked_camera(index: usize, raw: &RawCamera) -> Result<CameraSlot, BundleError> {
@@ -421,8 +586,6 @@ fn checked_model(raw: &RawModel, text: usize) -> Result<ModelShape, BundleError>
         ("head_dim", raw.head_dim),
         ("visual_tokens", raw.visual_tokens),
         ("prefix", raw.prefix),
-        ("max_tokens", raw.max_tokens),
-        ("slab", raw.slab),
         ("vocabulary", raw.vocabulary),
     ];
     for (name, value) in sizes {
@@ -434,23 +597,6 @@ fn checked_model(raw: &RawModel, text: usize) -> Result<ModelShape, BundleError>
         let remedy = format!("{} visual and {text} text tokens must fit", raw.visual_tokens);
         return Err(invalid("model.prefix", raw.prefix, remedy));
     }
-    if raw.slab != raw.prefix + raw.max_tokens {
-        return Err(invalid(
-            "model.slab",
-            raw.slab,
-            format!("prefix and max_tokens make {}", raw.prefix + raw.max_tokens),
-        ));
-    }
-    if raw.action_offset >= raw.vocabulary {
-        return Err(invalid(
-            "model.action_offset",
-            raw.action_offset,
-            format!("action tokens must lie inside the vocabulary of {}", raw.vocabulary),
-        ));
-    }
-    if raw.exit_layer > raw.layers {
-        return Err(invalid("model.exit_layer", raw.exit_layer, format!("there are {} layers", raw.layers)));
-    }
     Ok(ModelShape {
         width: raw.width,
         layers: raw.layers,
@@ -458,10 +604,6 @@ fn checked_model(raw: &RawModel, text: usize) -> Result<ModelShape, BundleError>
         head_dim: raw.head_dim,
         visual_tokens: raw.visual_tokens,
         prefix: raw.prefix,
-        max_tokens: raw.max_tokens,
-        slab: raw.slab,
         vocabulary: raw.vocabulary,
-        action_offset: raw.action_offset,
-        exit_layer: raw.exit_layer,
     })
 }

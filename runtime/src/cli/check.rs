@@ -29,7 +29,7 @@ pub fn check(arguments: &CheckArguments) -> Result<(), CliError> {
         let golden = loaded.golden;
         println!(
             "{} {}: {} golden samples; largest differences: visual {:.1e}, logits {:.1e}, joints {:.1e} rad",
-            loaded.engine.name, loaded.engine.version, golden.samples, golden.visual, golden.logits, golden.action_rad
+            loaded.engine.name, loaded.engine.version, golden.samples, golden.visual, golden.head, golden.action_rad
         );
     }
     Ok(())

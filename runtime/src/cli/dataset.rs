@@ -1,9 +1,11 @@
 //! `endplate dataset`: record the scripted expert, then fit statistics and tokenizer.
 
+use super::bundle::{EngineName, PolicyArguments};
 use super::complete::complete;
 use super::error::CliError;
+use super::pilot::PolicyPilot;
 use clap::Args;
-use endplate_sim::dataset::{RecordOptions, record};
+use endplate_sim::dataset::{MakePilot, Pilot, RecordOptions, record};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 
@@ -34,6 +36,12 @@ pub struct DatasetArguments {
     /// The arrays are there already: only fit statistics and tokenizer.
     #[arg(long)]
     fit_only: bool,
+    /// Let the policy of this bundle drive while the expert labels what it gets into (DAgger).
+    #[arg(long, value_name = "DIR")]
+    pilot: Option<PathBuf>,
+    /// Share of the episodes whose named cube moves.
+    #[arg(long, default_value_t = 0.0)]
+    moving: f64,
 }
 
 /// Records and completes a dataset.
@@ -60,13 +68,35 @@ fn record_raw(arguments: &DatasetArguments) -> Result<(), CliError> {
         seed: arguments.seed,
         threads: arguments.threads,
         randomise: !arguments.plain,
+        moving_share: arguments.moving,
     };
-    let summary = record(&arguments.out, options, |progress| {
+    if !(0.0..=1.0).contains(&arguments.moving) {
+        return Err(CliError::Input(format!("--moving {}: write a share between 0 and 1", arguments.moving)));
+    }
+    // What can be refused is refused before a thread starts.
+    let policy = arguments.pilot.as_ref().map(|bundle| PolicyArguments {
+        bundle: Some(bundle.clone()),
+        engine: EngineName::Tract,
+        ort_library: None,
+    });
+    if let Some(policy) = &policy {
+        PolicyPilot::new(policy)?;
+    }
+    let make = policy.map(|policy| {
+        move || -> Box<dyn Pilot> {
+            match PolicyPilot::new(&policy) {
+                Ok(pilot) => Box::new(pilot),
+                Err(error) => panic!("the bundle that was just loaded is refused: {error}"),
+            }
+        }
+    });
+    let make = make.as_ref().map(|make| make as MakePilot);
+    let summary = record(&arguments.out, options, make, |progress| {
         bar.set_position(u64::from(progress.scenes_done));
         bar.set_message(format!("{} frames", progress.frames));
     })
     .map_err(CliError::input)?;
     bar.finish_and_clear();
-    println!("{} episodes, {} frames; the expert failed in {}", summary.episodes, summary.frames, summary.dropped);
+    println!("{} episodes, {} frames; {} left out", summary.episodes, summary.frames, summary.dropped);
     Ok(())
 }

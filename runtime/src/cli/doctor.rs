@@ -48,7 +48,7 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
                 "{} ({}), family {}, {} files with matching digests",
                 bundle.spec().name,
                 &bundle.digest()[..12],
-                bundle.spec().family,
+                bundle.spec().family.name(),
                 bundle.spec().files.len()
             ),
             Err(error) => error.to_string(),

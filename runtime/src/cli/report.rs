@@ -1,5 +1,6 @@
 //! What a run says about itself: the JSON of `--json` and the summary on the terminal.
 
+use super::statistics::wilson;
 use core::time::Duration;
 use endplate_hal::{JointSpec, Limit};
 use endplate_policies::EngineInfo;
@@ -269,28 +270,4 @@ fn limited_by(control: &ControlCounts, joints: &[JointSpec]) -> BTreeMap<String,
 
 fn quantiles(p: &Percentiles, digits: usize) -> String {
     format!("p50 {:.digits$}, p99 {:.digits$}, p99.9 {:.digits$}, max {:.digits$}", p.p50, p.p99, p.p999, p.max)
-}
-
-/// The 95 % Wilson interval of a proportion.
-pub fn wilson(successes: usize, trials: usize) -> (f64, f64) {
-    if trials == 0 {
-        return (0.0, 1.0);
-    }
-    let (z, n) = (1.959_963_984_540_054_f64, trials as f64);
-    let share = successes as f64 / n;
-    let middle = (share + z * z / (2.0 * n)) / (1.0 + z * z / n);
-    let half = z / (1.0 + z * z / n) * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).sqrt();
-    ((middle - half).max(0.0), (middle + half).min(1.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::wilson;
-
-    #[test]
-    fn the_wilson_interval_is_the_published_one() {
-        let (low, high) = wilson(142, 150);
-        assert!((low - 0.8982).abs() < 2e-3 && (high - 0.9727).abs() < 2e-3, "{low} {high}");
-        assert_eq!(wilson(0, 0), (0.0, 1.0));
-    }
 }

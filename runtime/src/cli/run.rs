@@ -42,6 +42,9 @@ pub struct RunArguments {
     /// Inject a fault: NAME@START_S or NAME@START_S+DURATION_S, in every episode; may be given again.
     #[arg(long, value_name = "FAULT")]
     pub fault: Vec<String>,
+    /// What happens on the table.
+    #[arg(long, value_enum, default_value_t)]
+    pub task: Task,
     /// What the policy sees.
     #[arg(long, value_enum, default_value_t)]
     pub images: Images,
@@ -82,6 +85,16 @@ impl core::str::FromStr for Seed {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Self)
     }
+}
+
+/// What happens on the table.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Task {
+    /// The cubes stay where they are until they are touched.
+    #[default]
+    Static,
+    /// The named cube drifts, or is shoved to another place, while the arm is on its way; the seed says which.
+    Moving,
 }
 
 /// What the policy sees.

@@ -1,38 +1,44 @@
 //! Episodes on the simulated robot, in simulated time or on the real clock.
 
 use super::error::{CliError, read_text, write};
+use super::frames::FrameSaver;
 use super::report::{Episode, RunFacts, RunReport};
-use super::run::{DEFAULT_LATENCY, Images, RunArguments, parse_span};
+use super::run::{DEFAULT_LATENCY, Images, RunArguments, Task, parse_span};
 use super::view::View;
 use core::time::Duration;
-use endplate_hal::{Camera, Clock, Frame, Instant, MonotonicClock, Robot, RobotSpec};
+use endplate_hal::{Camera, Clock, Instant, MonotonicClock, Robot, RobotSpec};
+use endplate_policies::bundle::FamilySpec;
 use endplate_policies::{Bundle, EngineInfo, Epoch, Loaded, OutputFault};
 use endplate_runtime::drive::simulated::{Latency, LatencyModel, Simulated};
 use endplate_runtime::drive::{CameraBank, CameraLoop, CameraWatch, Flow, camera_loops, realtime, simulated};
 use endplate_runtime::{
-    ControlLoop, Event, FaultPlan, FaultWindow, Inbox, InferenceLoop, PlayRules, RuntimeFault, Samples, Tick,
+    ControlCounts, ControlLoop, Event, FaultPlan, FaultWindow, Inbox, InferenceCounts, InferenceLoop, PlayRules,
+    RuntimeFault, Samples, Tick,
 };
 use endplate_sim::fault::{Fault, FaultKind, FaultPlan as BodyFaults};
 use endplate_sim::look::Look;
 use endplate_sim::model::Model;
-use endplate_sim::robot::{SimCamera, SimOptions, SimRobot};
+use endplate_sim::moving::CubeMotion;
+use endplate_sim::robot::{SimOptions, SimRobot};
 use endplate_sim::scene::Scene;
 use endplate_sim::task::{self, COLOURS, Judge, Outcome, TIME_LIMIT};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// From the start of an episode to activation: every camera has given a frame by then.
 const WARM_UP: Duration = Duration::from_millis(150);
-/// Between saved frames.
-const SAVE_EVERY: Duration = Duration::from_millis(500);
 /// Events between two looks of the logging thread.
 const EVENT_ROOM: usize = 1024;
+/// Where simulated clocks start.
+const START: Instant = Instant::from_nanos(1_000_000_000);
+/// Epochs an episode may use: one, and one more for every change of the instruction.
+const EPOCHS: u64 = 1000;
 
 /// One policy on one simulated robot, for as many episodes as asked.
-struct Bench<'a> {
+pub struct Bench<'a> {
     arguments: &'a RunArguments,
-    period: Duration,
+    spec: RobotSpec,
     world: SimRobot,
     control: ControlLoop,
     inference: InferenceLoop,
@@ -41,10 +47,14 @@ struct Bench<'a> {
     watch: CameraWatch,
     events: rtrb::Consumer<Event>,
     faults: FaultPlan,
+    body_faults: Arc<BodyFaults>,
     latency: Latency,
     lateness: Samples,
     saver: Option<FrameSaver>,
     view: View,
+    /// The present of simulated time.
+    now: Instant,
+    successes: usize,
 }
 
 /// Runs the episodes and reports.
@@ -56,59 +66,24 @@ pub fn run(
 ) -> Result<RunReport, CliError> {
     let episodes = arguments.episodes.unwrap_or(COLOURS.len() as u64);
     let on_real_clock = arguments.realtime || arguments.episodes.is_none();
-    let Loaded { policy, engine, golden } = loaded;
-    if let Some(instruction) = &arguments.instruction {
-        policy.check_instruction(instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
-    }
-    let faults = parse_faults(&arguments.fault)?;
-    let body_faults = Arc::new(BodyFaults::new(faults.clone()));
     let view = View::new(episodes);
-    announce(&view, bundle, &engine, golden.action_rad, on_real_clock, episodes);
-
-    let mut spec = robot.clone();
-    spec.cameras = bundle
-        .spec()
-        .cameras
-        .iter()
-        .filter_map(|slot| robot.cameras.iter().find(|camera| camera.name == slot.name).cloned())
-        .collect();
-    let mut options = SimOptions::from_spec(&spec);
-    options.faults = Arc::clone(&body_faults);
-    let model = Arc::new(Model::so101_like().map_err(CliError::failed)?);
-    let start = Instant::from_nanos(1_000_000_000);
-    let world = SimRobot::new(model, &Scene::sample(arguments.seed.0), options, start).map_err(CliError::input)?;
-    let boxed: Vec<Box<dyn Camera>> = world.cameras().into_iter().map(|camera| Box::new(camera) as _).collect();
-    let (cameras, bank, watch) = camera_loops(boxed, arguments.images == Images::Black);
-    let rules = PlayRules {
-        interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
-        execute_rows: bundle.spec().chunk.execute_rows,
-        max_age: spec.control.max_chunk_age,
-    };
-    let arms = Robot::new(vec![Box::new(world.arm())]).map_err(CliError::failed)?;
-    let mut control = ControlLoop::new(spec.clone(), arms, rules).map_err(CliError::failed)?;
-    let (producer, events) = rtrb::RingBuffer::new(EVENT_ROOM);
-    control.set_events(producer);
-    control.configure(start).map_err(CliError::failed)?;
+    announce(&view, bundle, &loaded.engine, loaded.golden.action_rad, on_real_clock, episodes);
+    let engine = loaded.engine.clone();
+    let mut bench = Bench::new(arguments, robot, bundle, loaded, view)?;
     let clock = Arc::new(MonotonicClock::new());
-    publish(arguments, &spec, on_real_clock.then(|| Arc::clone(&clock)), &mut control, &view)?;
-    let mut bench = Bench {
-        arguments,
-        period: spec.control.period,
-        inference: InferenceLoop::new(policy, "", spec.control.deadline, spec.control.state_max_age),
-        saver: arguments.save_frames.as_deref().map(|folder| FrameSaver::new(folder, &world)).transpose()?,
-        latency: Latency::new(latency_model(arguments)?),
-        lateness: Samples::with_capacity(1 << 20),
-        faults: runtime_faults(&faults),
-        world,
-        control,
-        cameras,
-        bank,
-        watch,
-        events,
-        view,
-    };
-    let per_episode =
-        if on_real_clock { bench.on_real_clock(&clock, episodes)? } else { bench.in_simulated_time(episodes)? };
+    let publish_clock = on_real_clock.then(|| Arc::clone(&clock));
+    publish(arguments, &bench.spec, publish_clock, &mut bench.control, &bench.view)?;
+    let mut per_episode = Vec::new();
+    for index in 0..episodes {
+        let (episode, _) =
+            if on_real_clock { bench.real_episode(&clock, index)? } else { bench.simulated_episode(index)? };
+        let number = index + 1;
+        bench.view.line(&format!(
+            "episode {number:>4}  seed {}  {:<28} {:<10} {:5.1} s",
+            episode.seed, episode.instruction, episode.outcome, episode.duration_s
+        ));
+        per_episode.push(episode);
+    }
     bench.view.finish();
     let beside = arguments.json.as_ref().filter(|_| bench.latency.is_measured() && !on_real_clock);
     if let Some(path) = arguments.write_trace.clone().or_else(|| beside.map(|json| json.with_extension("trace"))) {
@@ -123,21 +98,21 @@ pub fn run(
         seed: arguments.seed.0,
         bundle_digest: bundle.digest(),
         episodes: per_episode,
-        joints: &spec.joints,
-        period: bench.period,
+        joints: &bench.spec.joints,
+        period: bench.spec.control.period,
         control: bench.control.counts(),
         lateness: on_real_clock.then_some(&bench.lateness),
         engine: &engine,
         inference: bench.inference.counts(),
         row_period: bundle.spec().chunk.row_period,
-        deadline: spec.control.deadline,
-        injected: body_faults.counts().into_iter().filter(|(_, count)| *count > 0).collect(),
+        deadline: bench.spec.control.deadline,
+        injected: bench.body_faults.counts().into_iter().filter(|(_, count)| *count > 0).collect(),
     }))
 }
 
 fn announce(view: &View, bundle: &Bundle, engine: &EngineInfo, golden_rad: f64, real: bool, episodes: u64) {
     let spec = bundle.spec();
-    view.line(&format!("policy     {} ({}), family {}", spec.name, &bundle.digest()[..12], spec.family));
+    view.line(&format!("policy     {} ({}), family {}", spec.name, &bundle.digest()[..12], spec.family.name()));
     let library = if engine.library.is_empty() { String::new() } else { format!(", library {}", engine.library) };
     view.line(&format!(
         "engine     {} {} ({}){library}; golden samples met within {golden_rad:.1e} rad",
@@ -213,6 +188,19 @@ fn parse_faults(texts: &[String]) -> Result<Vec<Fault>, CliError> {
         .collect()
 }
 
+/// Faults of tokens need a policy that speaks in tokens.
+fn refuse_foreign_faults(faults: &[Fault], bundle: &Bundle) -> Result<(), CliError> {
+    let of_tokens = |fault: &&Fault| matches!(fault.kind, FaultKind::TokensGarbage | FaultKind::TokensTruncated);
+    match (bundle.spec().family, faults.iter().find(of_tokens)) {
+        (FamilySpec::Flow(_), Some(fault)) => Err(CliError::Input(format!(
+            "--fault {}: {} is a flow policy, which has no tokens to break; use output_nan, output_inf or output_huge",
+            fault.label(),
+            bundle.spec().name
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The windows this crate injects itself; the simulator has the others.
 fn runtime_faults(faults: &[Fault]) -> FaultPlan {
     let windows = faults.iter().filter_map(|fault| {
@@ -246,7 +234,88 @@ struct Plan {
     changed: String,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    /// Sets everything up; nothing moves yet.
+    pub fn new(
+        arguments: &'a RunArguments,
+        robot: &RobotSpec,
+        bundle: &Bundle,
+        loaded: Loaded,
+        view: View,
+    ) -> Result<Self, CliError> {
+        let policy = loaded.policy;
+        if let Some(instruction) = &arguments.instruction {
+            policy
+                .check_instruction(instruction)
+                .map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
+        }
+        let faults = parse_faults(&arguments.fault)?;
+        refuse_foreign_faults(&faults, bundle)?;
+        let body_faults = Arc::new(BodyFaults::new(faults.clone()));
+        let mut spec = robot.clone();
+        spec.cameras = bundle
+            .spec()
+            .cameras
+            .iter()
+            .filter_map(|slot| robot.cameras.iter().find(|camera| camera.name == slot.name).cloned())
+            .collect();
+        let mut options = SimOptions::from_spec(&spec);
+        options.faults = Arc::clone(&body_faults);
+        let model = Arc::new(Model::so101_like().map_err(CliError::failed)?);
+        let world = SimRobot::new(model, &Scene::sample(arguments.seed.0), options, START).map_err(CliError::input)?;
+        let boxed: Vec<Box<dyn Camera>> = world.cameras().into_iter().map(|camera| Box::new(camera) as _).collect();
+        let (cameras, bank, watch) = camera_loops(boxed, arguments.images == Images::Black);
+        let rules = PlayRules {
+            interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
+            execute_rows: bundle.spec().chunk.execute_rows,
+            max_age: spec.control.max_chunk_age,
+        };
+        let arms = Robot::new(vec![Box::new(world.arm())]).map_err(CliError::failed)?;
+        let mut control = ControlLoop::new(spec.clone(), arms, rules).map_err(CliError::failed)?;
+        let (producer, events) = rtrb::RingBuffer::new(EVENT_ROOM);
+        control.set_events(producer);
+        control.configure(START).map_err(CliError::failed)?;
+        Ok(Self {
+            arguments,
+            inference: InferenceLoop::new(policy, "", spec.control.deadline, spec.control.state_max_age),
+            saver: arguments.save_frames.as_deref().map(|folder| FrameSaver::files(folder, &world)).transpose()?,
+            latency: Latency::new(latency_model(arguments)?),
+            lateness: Samples::with_capacity(1 << 20),
+            faults: runtime_faults(&faults),
+            body_faults,
+            spec,
+            world,
+            control,
+            cameras,
+            bank,
+            watch,
+            events,
+            view,
+            now: START,
+            successes: 0,
+        })
+    }
+
+    /// The world, for a look at it.
+    pub fn world(&self) -> &SimRobot {
+        &self.world
+    }
+
+    /// Who keeps frames from now on.
+    pub fn set_saver(&mut self, saver: Option<FrameSaver>) -> Option<FrameSaver> {
+        std::mem::replace(&mut self.saver, saver)
+    }
+
+    /// The control counters so far.
+    pub fn control_counts(&self) -> &ControlCounts {
+        self.control.counts()
+    }
+
+    /// The inference counters since the last call.
+    pub fn take_inference_counts(&mut self) -> InferenceCounts {
+        self.inference.take_counts()
+    }
+
     fn plan(&self, index: u64) -> Plan {
         let seed = self.arguments.seed.0 + index;
         let by_turn = (task::target_of(index) + self.arguments.shift_colour as usize) % COLOURS.len();
@@ -260,7 +329,8 @@ impl Bench<'_> {
         Plan { seed, target, instruction, changed: task::instruction(seed, (target + 1) % COLOURS.len()) }
     }
 
-    /// Builds the scene at `now`; activation follows after the warm-up.
+    /// Builds the scene at `now`; activation follows after the warm-up. The epoch follows from the episode's number, so
+    /// an episode is the same whichever came before it.
     fn prepare(&mut self, plan: &Plan, index: u64, now: Instant) {
         self.world.set_look(if self.arguments.randomise {
             Look::sample(plan.seed, self.cameras.len())
@@ -268,11 +338,13 @@ impl Bench<'_> {
             Look::default()
         });
         self.world.reset(&Scene::sample(plan.seed), now);
+        if self.arguments.task == Task::Moving {
+            self.world.set_motion(CubeMotion::sample(plan.seed, plan.target));
+        }
         for camera in &mut self.cameras {
             camera.restart();
         }
-        let epoch = Epoch(self.inference.epoch().0 + 1);
-        self.inference.instruct(&plan.instruction, epoch);
+        self.inference.instruct(&plan.instruction, Epoch(1 + index * EPOCHS));
         self.view.begin(index, &plan.instruction);
     }
 
@@ -297,138 +369,123 @@ impl Bench<'_> {
         self.control.activate(now, self.inference.epoch()).map_err(CliError::failed)
     }
 
-    fn in_simulated_time(&mut self, episodes: u64) -> Result<Vec<Episode>, CliError> {
-        let mut now = Instant::from_nanos(1_000_000_000);
-        let mut done: Vec<Episode> = Vec::new();
-        for index in 0..episodes {
-            let plan = self.plan(index);
-            let start = now;
-            self.prepare(&plan, index, start);
-            while now < start.saturating_add(WARM_UP) {
-                now = now.saturating_add(self.period);
-                self.warm_up(now);
-            }
-            self.activate(now)?;
-            let mut watcher = Watcher::new(&plan, &self.world, now);
-            let world = self.world.clone();
-            let successes = done.iter().filter(|episode| episode.outcome == Outcome::Success.name()).count();
-            let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
-            let begin = now;
-            now = simulated::run(
-                &mut Simulated {
-                    control: &mut self.control,
-                    inference: &mut self.inference,
-                    cameras: &mut self.cameras,
-                    bank: &mut self.bank,
-                    watch: &self.watch,
-                    plant: &mut |now| world.advance_to(now),
-                    latency: &mut self.latency,
-                    faults: &self.faults,
-                    instructions: std::slice::from_ref(&plan.changed),
-                },
-                start,
-                begin,
-                TIME_LIMIT + WARM_UP + Duration::from_secs(1),
-                self.period,
-                |now, tick| watcher.look(now, start, tick, successes, &world, view, events, saver.as_mut(), index),
-            );
-            self.end(&mut done, &plan, &watcher, begin, now)?;
-            now = now.saturating_add(self.period);
+    /// Episode number `index` in simulated time, and the colour of the cube that was lifted.
+    pub fn simulated_episode(&mut self, index: u64) -> Result<(Episode, Option<usize>), CliError> {
+        let period = self.spec.control.period;
+        let plan = self.plan(index);
+        let start = self.now;
+        self.prepare(&plan, index, start);
+        let mut now = start;
+        while now < start.saturating_add(WARM_UP) {
+            now = now.saturating_add(period);
+            self.warm_up(now);
         }
-        Ok(done)
+        self.activate(now)?;
+        let mut watcher = Watcher::new(&plan, &self.world, now, self.successes);
+        let world = self.world.clone();
+        let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
+        let begin = now;
+        now = simulated::run(
+            &mut Simulated {
+                control: &mut self.control,
+                inference: &mut self.inference,
+                cameras: &mut self.cameras,
+                bank: &mut self.bank,
+                watch: &self.watch,
+                plant: &mut |now| world.advance_to(now),
+                latency: &mut self.latency,
+                faults: &self.faults,
+                instructions: std::slice::from_ref(&plan.changed),
+            },
+            start,
+            begin,
+            TIME_LIMIT + WARM_UP + Duration::from_secs(1),
+            period,
+            |now, tick| watcher.look(now, start, tick, &world, view, events, saver.as_mut(), index),
+        );
+        self.now = now.saturating_add(period);
+        self.end(&plan, &watcher, begin, now)
     }
 
-    fn on_real_clock(&mut self, clock: &MonotonicClock, episodes: u64) -> Result<Vec<Episode>, CliError> {
+    fn real_episode(&mut self, clock: &MonotonicClock, index: u64) -> Result<(Episode, Option<usize>), CliError> {
+        let period = self.spec.control.period;
         let stop = AtomicBool::new(false);
-        let mut done: Vec<Episode> = Vec::new();
-        for index in 0..episodes {
-            let plan = self.plan(index);
-            let start = clock.now();
-            self.prepare(&plan, index, start);
-            while clock.now() < start.saturating_add(WARM_UP) {
-                let now = clock.now();
-                self.warm_up(now);
-                clock.sleep_until(now.saturating_add(self.period));
-            }
-            let begin = clock.now();
-            self.world.advance_to(begin);
-            self.activate(begin)?;
-            let mut watcher = Watcher::new(&plan, &self.world, begin);
-            let world = self.world.clone();
-            let successes = done.iter().filter(|episode| episode.outcome == Outcome::Success.name()).count();
-            let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
-            let mut plant = |now| world.advance_to(now);
-            let rights = realtime::run(
-                realtime::Realtime {
-                    clock,
-                    control: &mut self.control,
-                    inference: &mut self.inference,
-                    cameras: &mut self.cameras,
-                    bank: &mut self.bank,
-                    watch: &self.watch,
-                    plant: Some(&mut plant),
-                    faults: &self.faults,
-                    instructions: std::slice::from_ref(&plan.changed),
-                    estop: &stop,
-                    lateness: &mut self.lateness,
-                },
-                start,
-                TIME_LIMIT + WARM_UP + Duration::from_secs(1),
-                self.period,
-                |now, tick| match tick {
-                    Some(tick) => {
-                        watcher.look(now, start, tick, successes, &self.world, view, events, saver.as_mut(), index)
-                    }
-                    None => Flow::Continue,
-                },
-            );
-            if index == 0 {
-                self.view.line(&format!("control    {}", rights.describe()));
-            }
-            self.end(&mut done, &plan, &watcher, begin, clock.now())?;
+        let plan = self.plan(index);
+        let start = clock.now();
+        self.prepare(&plan, index, start);
+        while clock.now() < start.saturating_add(WARM_UP) {
+            let now = clock.now();
+            self.warm_up(now);
+            clock.sleep_until(now.saturating_add(period));
         }
-        Ok(done)
+        let begin = clock.now();
+        self.world.advance_to(begin);
+        self.activate(begin)?;
+        let mut watcher = Watcher::new(&plan, &self.world, begin, self.successes);
+        let world = self.world.clone();
+        let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
+        let mut plant = |now| world.advance_to(now);
+        let rights = realtime::run(
+            realtime::Realtime {
+                clock,
+                control: &mut self.control,
+                inference: &mut self.inference,
+                cameras: &mut self.cameras,
+                bank: &mut self.bank,
+                watch: &self.watch,
+                plant: Some(&mut plant),
+                faults: &self.faults,
+                instructions: std::slice::from_ref(&plan.changed),
+                estop: &stop,
+                lateness: &mut self.lateness,
+            },
+            start,
+            TIME_LIMIT + WARM_UP + Duration::from_secs(1),
+            period,
+            |now, tick| match tick {
+                Some(tick) => watcher.look(now, start, tick, &self.world, view, events, saver.as_mut(), index),
+                None => Flow::Continue,
+            },
+        );
+        if index == 0 {
+            self.view.line(&format!("control    {}", rights.describe()));
+        }
+        self.end(&plan, &watcher, begin, clock.now())
     }
 
     fn end(
         &mut self,
-        done: &mut Vec<Episode>,
         plan: &Plan,
         watcher: &Watcher,
         begin: Instant,
         now: Instant,
-    ) -> Result<(), CliError> {
+    ) -> Result<(Episode, Option<usize>), CliError> {
         self.control.deactivate().map_err(CliError::failed)?;
         let outcome = watcher.outcome.unwrap_or(Outcome::Failure);
-        let duration_s = now.duration_since(begin).as_secs_f64();
+        self.successes += usize::from(outcome == Outcome::Success);
         let episode = Episode {
             seed: plan.seed,
             instruction: plan.instruction.clone(),
-            target: COLOURS[watcher.target].to_owned(),
+            target: COLOURS[watcher.judge.target()].to_owned(),
             outcome: outcome.name().to_owned(),
-            duration_s,
+            duration_s: now.duration_since(begin).as_secs_f64(),
         };
-        let number = done.len() + 1;
-        self.view.line(&format!(
-            "episode {number:>4}  seed {}  {:<28} {:<10} {duration_s:5.1} s",
-            plan.seed, plan.instruction, episode.outcome
-        ));
-        done.push(episode);
-        Ok(())
+        Ok((episode, watcher.judge.lifted()))
     }
 }
 
 /// Judges one episode and shows what happens.
 struct Watcher {
     judge: Judge,
-    target: usize,
     begin: Instant,
     outcome: Option<Outcome>,
+    /// Of the episodes before.
+    successes: usize,
 }
 
 impl Watcher {
-    fn new(plan: &Plan, world: &SimRobot, begin: Instant) -> Self {
-        Self { judge: Judge::new(plan.target, &world.cubes()), target: plan.target, begin, outcome: None }
+    fn new(plan: &Plan, world: &SimRobot, begin: Instant, successes: usize) -> Self {
+        Self { judge: Judge::new(plan.target, &world.cubes()), begin, outcome: None, successes }
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -437,7 +494,6 @@ impl Watcher {
         now: Instant,
         start: Instant,
         tick: &Tick,
-        successes: usize,
         world: &SimRobot,
         view: &View,
         events: &mut rtrb::Consumer<Event>,
@@ -448,58 +504,15 @@ impl Watcher {
         while let Ok(event) = events.pop() {
             view.event(event.now.duration_since(start).as_secs_f64(), &event);
         }
-        view.show(seconds, &tick.ladder, Some(tick), successes);
+        view.show(seconds, &tick.ladder, Some(tick), self.successes);
         if let Some(saver) = saver {
-            saver.save(episode, now, view);
+            for failure in saver.save(episode, now) {
+                view.line(&failure);
+            }
         }
         self.outcome = self.judge.watch(now.duration_since(self.begin), &world.cubes());
         if self.outcome.is_some() { Flow::Stop } else { Flow::Continue }
     }
-}
-
-/// Saves what the cameras see, through camera handles of its own.
-struct FrameSaver {
-    folder: PathBuf,
-    cameras: Vec<(SimCamera, Frame)>,
-    next: Instant,
-    saved: u64,
-}
-
-impl FrameSaver {
-    fn new(folder: &Path, world: &SimRobot) -> Result<Self, CliError> {
-        std::fs::create_dir_all(folder).map_err(|error| CliError::Input(format!("{}: {error}", folder.display())))?;
-        let frame = |camera: SimCamera| {
-            let (width, height) = camera.size();
-            (camera, Frame::new(width, height))
-        };
-        let cameras = world.cameras().into_iter().map(frame).collect();
-        Ok(Self { folder: folder.to_owned(), cameras, next: Instant::ZERO, saved: 0 })
-    }
-
-    fn save(&mut self, episode: u64, now: Instant, view: &View) {
-        if now < self.next {
-            return;
-        }
-        self.next = now.saturating_add(SAVE_EVERY);
-        self.saved += 1;
-        for (camera, frame) in &mut self.cameras {
-            if !matches!(camera.capture(now, frame), Ok(true)) {
-                continue;
-            }
-            let name = format!("episode{episode:03}_{:05}_{}.png", self.saved, camera.name());
-            if let Err(error) = write_png(&self.folder.join(&name), frame) {
-                view.line(&format!("{name} was not saved: {error}"));
-            }
-        }
-    }
-}
-
-fn write_png(path: &Path, frame: &Frame) -> Result<(), png::EncodingError> {
-    let file = std::io::BufWriter::new(std::fs::File::create(path)?);
-    let mut encoder = png::Encoder::new(file, frame.width, frame.height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder.write_header()?.write_image_data(&frame.data)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 /// The lines of the screen.
 pub struct View {
     screen: Option<Screen>,
+    is_quiet: bool,
 }
 
 struct Screen {
@@ -35,7 +36,12 @@ impl View {
                 all,
             }
         });
-        Self { screen }
+        Self { screen, is_quiet: false }
+    }
+
+    /// A view that shows nothing: whoever asked for it counts for itself.
+    pub fn quiet() -> Self {
+        Self { screen: None, is_quiet: true }
     }
 
     /// An episode begins.
@@ -64,12 +70,16 @@ impl View {
         match &self.screen {
             // A terminal that went away takes the line with it.
             Some(screen) => drop(screen.all.println(text)),
+            None if self.is_quiet => {}
             None => println!("{text}"),
         }
     }
 
     /// A step down the ladder, for the log.
     pub fn event(&self, seconds: f64, event: &Event) {
+        if self.is_quiet {
+            return;
+        }
         let joint = event.joint.map(|joint| format!(", joint {joint}")).unwrap_or_default();
         let text = format!("{seconds:8.2} s  {} → {:?}{joint}", event.cause.name(), event.rung);
         match &self.screen {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use record::{Progress, RecordOptions, Summary, record};
+pub use record::{MakePilot, Pilot, Progress, RecordOptions, STUCK_TICKS, Summary, TAKEOVER_TICKS, record};
 
 use crate::expert::{HORIZON, Plan};
 use crate::look::Look;

@@ -1,6 +1,6 @@
 //! The recording itself: scenes, disturbances, starts in trouble, worker threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
@@ -8,14 +8,15 @@ use std::sync::{Arc, mpsc};
 use super::{
     CAMERAS, CameraMeta, DatasetError, DatasetWriter, Frame, IMAGE_SIZE, Meta, SCENES_PER_SEED, Studio, TRAINING_SEEDS,
 };
-use crate::expert::{HORIZON, ROW_PERIOD_S, rollout};
+use crate::expert::{HORIZON, Plan, ROW_PERIOD_S, rollout};
 use crate::kinematics::{OPEN_RAD, Tip, inverse};
 use crate::look::Look;
 use crate::model::{CUBES, JOINT_NAMES, JOINTS, Model};
+use crate::moving::CubeMotion;
 use crate::physics::Physics;
 use crate::rng::Random;
 use crate::scene::Scene;
-use crate::task::{COLOURS, Outcome, PHRASES};
+use crate::task::{self, COLOURS, Outcome, PHRASES};
 
 const STREAM_EPISODE: u64 = 31;
 /// Longest episode kept, ticks.
@@ -36,7 +37,31 @@ pub struct RecordOptions {
     pub threads: usize,
     /// Random light, colours and camera displacement per episode.
     pub randomise: bool,
+    /// Share of the episodes whose named cube moves, 0 to 1; see [`CubeMotion`].
+    pub moving_share: f64,
 }
+
+/// Who drives while the expert's plans are recorded as labels: a policy, in DAgger (Ross, Gordon and Bagnell, AISTATS
+/// 2011). The expert takes over for [`TAKEOVER_TICKS`] when the arm has stood still for [`STUCK_TICKS`], so that an
+/// episode in trouble shows the way out instead of the same frame again and again.
+pub trait Pilot {
+    /// An episode begins.
+    fn begin(&mut self, instruction: &str);
+
+    /// Rows to command next, rad, 0.1 s apart, for what the cameras see (`[2, 96, 96, 3]` u8) and the joints measure;
+    /// none for an answer that was refused.
+    fn drive(&mut self, images: &[u8], state_rad: &[f32; JOINTS]) -> Vec<[f64; JOINTS]>;
+}
+
+/// Makes a pilot for each worker thread.
+pub type MakePilot<'a> = &'a (dyn Fn() -> Box<dyn Pilot> + Sync);
+
+/// Ticks without motion after which the expert takes over.
+pub const STUCK_TICKS: usize = 10;
+/// Ticks for which it drives then.
+pub const TAKEOVER_TICKS: usize = 12;
+/// Motion of any joint below this is none, rad.
+const STILL_RAD: f64 = 0.01;
 
 /// How far the recording is.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -60,13 +85,19 @@ pub struct Summary {
     pub dropped: u32,
 }
 
-/// Records `options.scenes` scenes into the directory `out`; `progress` is called after each.
+/// Records `options.scenes` scenes into the directory `out`; `progress` is called after each. With a `pilot` that one
+/// drives, the expert labels, and failed episodes are kept.
 ///
 /// Speed on a 2-core machine: about 170 frames a second while another job keeps one core busy.
 ///
 /// # Errors
 /// [`DatasetError`]; the directory is then incomplete and has no `meta.json` of this recording.
-pub fn record(out: &Path, options: RecordOptions, mut progress: impl FnMut(Progress)) -> Result<Summary, DatasetError> {
+pub fn record(
+    out: &Path,
+    options: RecordOptions,
+    pilot: Option<MakePilot>,
+    mut progress: impl FnMut(Progress),
+) -> Result<Summary, DatasetError> {
     let RecordOptions { scenes, seed, .. } = options;
     if seed >= TRAINING_SEEDS / SCENES_PER_SEED || u64::from(scenes) > SCENES_PER_SEED {
         return Err(DatasetError::SeedRange { seed, scenes });
@@ -84,12 +115,13 @@ pub fn record(out: &Path, options: RecordOptions, mut progress: impl FnMut(Progr
             let (send, model, next, stop) = (send.clone(), &model, &next, &stop);
             let mut studio = Studio::new(Arc::clone(model))?;
             scope.spawn(move || {
+                let mut pilot = pilot.map(|make| make());
                 loop {
                     let scene = next.fetch_add(1, Ordering::Relaxed);
                     if scene >= scenes || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let frames = record_scene(model, &mut studio, &options, scene);
+                    let frames = record_scene(model, &mut studio, &options, pilot.as_deref_mut(), scene);
                     if send.send((scene, frames)).is_err() {
                         return;
                     }
@@ -146,8 +178,14 @@ pub fn record(out: &Path, options: RecordOptions, mut progress: impl FnMut(Progr
     Ok(summary)
 }
 
-/// The successful episodes of one scene, by colour.
-fn record_scene(model: &Arc<Model>, studio: &mut Studio, options: &RecordOptions, scene: u32) -> Vec<Vec<Frame>> {
+/// The episodes of one scene that are kept, by colour: the successful ones, or all of a pilot.
+fn record_scene(
+    model: &Arc<Model>,
+    studio: &mut Studio,
+    options: &RecordOptions,
+    mut pilot: Option<&mut (dyn Pilot + 'static)>,
+    scene: u32,
+) -> Vec<Vec<Frame>> {
     let scene_seed = options.seed * SCENES_PER_SEED + u64::from(scene);
     let mut kept = Vec::new();
     for target in 0..CUBES {
@@ -162,20 +200,69 @@ fn record_scene(model: &Arc<Model>, studio: &mut Studio, options: &RecordOptions
             Look::default()
         };
         let noise = random.uniform(0.0, 1.2);
+        let moves = options.moving_share > 0.0 && random.uniform(0.0, 1.0) < options.moving_share;
+        let motion = moves.then(|| CubeMotion::sample(scene_seed, target));
+        let mut seat = pilot.as_deref_mut().map(|pilot| Seat::new(pilot, &task::instruction(scene_seed, target)));
         let mut physics = Physics::new(Arc::clone(model), &placed);
         let mut smooth = [0.0; JOINTS];
         let mut frames = Vec::new();
-        let outcome = rollout(&mut physics, target, MAX_TICKS, EXTRA_TICKS, |physics, command, plan| {
+        let outcome = rollout(&mut physics, motion, target, MAX_TICKS, EXTRA_TICKS, |physics, command, plan| {
             let mut frame = studio.frame(physics, &look, command, plan, target);
             frame.scene = scene;
+            let next = match &mut seat {
+                Some(seat) => seat.next(&frame, command, plan),
+                None => disturbed(&plan.rows[1], &mut smooth, noise, &mut random),
+            };
             frames.push(frame);
-            disturbed(&plan.rows[1], &mut smooth, noise, &mut random)
+            next
         });
-        if outcome == Outcome::Success {
+        if outcome == Outcome::Success || seat.is_some() {
             kept.push(frames);
         }
     }
     kept
+}
+
+/// A pilot at work on one episode.
+struct Seat<'a> {
+    pilot: &'a mut (dyn Pilot + 'static),
+    rows: VecDeque<[f64; JOINTS]>,
+    /// Where the arm stood when it last moved, and for how many ticks it has stood there.
+    stood_at: [f32; JOINTS],
+    still: usize,
+    takeover: usize,
+}
+
+impl<'a> Seat<'a> {
+    /// Rows of an answer that are executed before the next is asked for.
+    const EXECUTED: usize = 8;
+
+    fn new(pilot: &'a mut (dyn Pilot + 'static), instruction: &str) -> Self {
+        pilot.begin(instruction);
+        Self { pilot, rows: VecDeque::new(), stood_at: [f32::INFINITY; JOINTS], still: 0, takeover: 0 }
+    }
+
+    fn next(&mut self, frame: &Frame, command: &[f64; JOINTS], plan: &Plan) -> [f64; JOINTS] {
+        let moved = frame.state.iter().zip(&self.stood_at).any(|(a, b)| f64::from((a - b).abs()) > STILL_RAD);
+        self.still = if moved { 0 } else { self.still + 1 };
+        if moved {
+            self.stood_at = frame.state;
+        }
+        if self.still >= STUCK_TICKS {
+            (self.still, self.takeover) = (0, TAKEOVER_TICKS);
+            self.rows.clear();
+        }
+        if self.takeover > 0 {
+            self.takeover -= 1;
+            return plan.rows[1];
+        }
+        if self.rows.is_empty() {
+            // Row 0 is where the arm is.
+            self.rows =
+                self.pilot.drive(&frame.images, &frame.state).into_iter().skip(1).take(Self::EXECUTED).collect();
+        }
+        self.rows.pop_front().unwrap_or(*command)
+    }
 }
 
 /// What is executed instead of `row`: smooth noise that fades near the table and spares the jaw.

@@ -22,6 +22,7 @@ pub use devices::{SimArm, SimCamera};
 use crate::fault::{FaultKind, FaultPlan};
 use crate::look::Look;
 use crate::model::{CUBES, JOINTS, Model, ModelError};
+use crate::moving::CubeMotion;
 use crate::physics::{CubePose, ENCODER_COUNTS, Physics, STEP, quantise_rad};
 use crate::raster::{BodyPose, Renderer, View};
 use crate::scene::Scene;
@@ -129,6 +130,7 @@ struct Engine {
     origin: Instant,
     shutters: Vec<Shutter>,
     look: Look,
+    motion: Option<CubeMotion>,
     poses: Vec<BodyPose>,
 }
 
@@ -186,18 +188,18 @@ impl SimRobot {
         }
         let physics = Physics::new(model, scene);
         let arm = ArmPort { origin: now, state: sample(&physics, now), goal_rad: physics.goal(), torque_on: true };
-        let engine = Engine { physics, origin: now, shutters, look, poses: Vec::new() };
+        let engine = Engine { physics, origin: now, shutters, look, motion: None, poses: Vec::new() };
         Ok(Self {
             shared: Arc::new(Shared { engine: Mutex::new(engine), arm: Mutex::new(arm), cameras: ports, faults }),
         })
     }
 
     /// Starts an episode: the world is built anew in `scene` at the instant `now`, images of the
-    /// last episode are gone, torque is on, fault windows count from here. Sequence numbers go on.
+    /// last episode are gone, torque is on, fault windows count from here, no cube moves. Sequence numbers go on.
     pub fn reset(&self, scene: &Scene, now: Instant) {
         let mut engine = lock(&self.shared.engine);
         engine.physics.reset(scene);
-        engine.origin = now;
+        (engine.origin, engine.motion) = (now, None);
         for (shutter, (_, port)) in engine.shutters.iter_mut().zip(&self.shared.cameras) {
             (shutter.captures, shutter.has_repeated) = (0, false);
             let mut port = lock(port);
@@ -216,6 +218,11 @@ impl SimRobot {
         lock(&self.shared.engine).look = look;
     }
 
+    /// Lets a cube move in the present episode; its times count from the episode's start.
+    pub fn set_motion(&self, motion: CubeMotion) {
+        lock(&self.shared.engine).motion = Some(motion);
+    }
+
     /// Moves the world to `now`, in steps of 2 ms; an earlier instant changes nothing. One step takes about
     /// 35 µs, one 96×96 image half a millisecond.
     pub fn advance_to(&self, now: Instant) {
@@ -232,6 +239,9 @@ impl SimRobot {
                 engine.physics.set_goal(&arm.goal_rad);
                 engine.physics.set_torque(arm.torque_on);
             }
+            if let Some(motion) = &mut engine.motion {
+                motion.drive(&mut engine.physics);
+            }
             engine.physics.step();
             lock(&self.shared.arm).state = sample(&engine.physics, next);
         }
@@ -239,7 +249,7 @@ impl SimRobot {
 
     /// Takes the pictures that are due at the world's present.
     fn expose(&self, engine: &mut Engine) {
-        let Engine { physics, origin, shutters, look, poses } = engine;
+        let Engine { physics, origin, shutters, look, poses, .. } = engine;
         let elapsed = physics.time();
         let now = origin.saturating_add(elapsed);
         for (shutter, (_, port)) in shutters.iter_mut().zip(&self.shared.cameras) {

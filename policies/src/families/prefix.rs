@@ -1,0 +1,292 @@
+//! What every family shares: images and a prompt become the keys and values of a prefix.
+//!
+//! Prefix of `S` rows: `Nv` visual tokens at positions 0..Nv, then padding, then the prompt, right-aligned, at
+//! positions Nv... Everything real in it attends to everything real; padding is masked for everyone. What follows the
+//! prefix stands at position `Nv + T` and on.
+
+use core::ops::Range;
+use core::time::Duration;
+use std::time::Instant as WallInstant;
+
+use endplate_tokenizers::{ACTION_PREFIX, PromptTokenizer, discretise_state, fast_prefix};
+
+use crate::bundle::PolicySpec;
+use crate::chunk::{ActionChunk, Stages};
+use crate::engine::{Contract, Engine, EngineError, ExternalFile, GraphSource, InputSlot, OutputSlot, Session};
+use crate::image::ImageLoader;
+use crate::kv::MASKED;
+use crate::observation::{Meter, Observation};
+use crate::policy::{ObservationError, PolicyError, Stage};
+
+const VISION: &str = "vision.onnx";
+const PREFILL: &str = "prefill.onnx";
+
+/// Graphs of a bundle, by file name, and the weights they point into.
+pub(crate) struct Graphs<'a> {
+    pub(crate) read: &'a dyn Fn(&'static str) -> Result<&'a [u8], crate::bundle::BundleError>,
+    pub(crate) external: &'a [ExternalFile],
+}
+
+impl<'a> Graphs<'a> {
+    pub(crate) fn source(&self, name: &'static str) -> Result<GraphSource<'a>, crate::load::LoadError> {
+        Ok(GraphSource { name, onnx: (self.read)(name)?, external: self.external })
+    }
+}
+
+/// What the prefix needs beside its graphs.
+pub(crate) struct Parts {
+    pub(crate) spec: PolicySpec,
+    /// `[V, d]`.
+    pub(crate) embedding: Vec<f32>,
+    pub(crate) prompt: PromptTokenizer,
+    /// Id put before the prompt.
+    pub(crate) bos: u32,
+}
+
+struct Vision {
+    session: Box<dyn Session>,
+    image: InputSlot,
+    visual: OutputSlot,
+}
+
+struct Prefill {
+    session: Box<dyn Session>,
+    x: InputSlot,
+    positions: InputSlot,
+    mask: InputSlot,
+    /// Only where a token follows.
+    logits: Option<OutputSlot>,
+    /// Two per layer: keys, values, `[1, Hkv, S, hd]` each.
+    new: Vec<OutputSlot>,
+}
+
+/// The prefix of one policy.
+pub(crate) struct Prefix {
+    parts: Parts,
+    images: ImageLoader,
+    vision: Vision,
+    prefill: Prefill,
+    /// Prompt length the prefill mask was last written for.
+    masked_for: Option<usize>,
+    text_ids: Vec<u32>,
+}
+
+/// Names of the keys and values of every layer: `new_k_0`, `new_v_0`, `new_k_1`, …
+pub(crate) fn kv_names(kind: &str, layers: usize) -> impl Iterator<Item = String> {
+    (0..layers).flat_map(move |l| [format!("{kind}_k_{l}"), format!("{kind}_v_{l}")])
+}
+
+impl Prefix {
+    /// Loads the two graphs; `with_logits` where the prefill graph also predicts the first token.
+    ///
+    /// # Errors
+    /// [`LoadError`](crate::load::LoadError) naming the graph and the tensor.
+    pub(crate) fn new(
+        parts: Parts,
+        engine: &dyn Engine,
+        graphs: &Graphs<'_>,
+        with_logits: bool,
+    ) -> Result<Self, crate::load::LoadError> {
+        let m = parts.spec.model;
+        let slot = &parts.spec.cameras[0];
+        let mut contract = Contract::new();
+        let image =
+            contract.input_f32("image", &[parts.spec.cameras.len(), 3, slot.height as usize, slot.width as usize]);
+        let visual = contract.output_f32("visual", &[1, m.visual_tokens, m.width]);
+        let vision = Vision { session: engine.load(graphs.source(VISION)?, &contract)?, image, visual };
+        let rows = m.prefix;
+        let mut contract = Contract::new();
+        let x = contract.input_f32("x", &[1, rows, m.width]);
+        let positions = contract.input_i64("positions", &[1, rows]);
+        let mask = contract.input_f32("mask", &[1, 1, rows, rows]);
+        let logits = with_logits.then(|| contract.output_f32("logits", &[1, 1, m.vocabulary]));
+        let new = kv_names("new", m.layers)
+            .map(|name| contract.output_f32(name, &[1, m.kv_heads, rows, m.head_dim]))
+            .collect();
+        let session = engine.load(graphs.source(PREFILL)?, &contract)?;
+        Ok(Self {
+            images: ImageLoader::new(),
+            vision,
+            prefill: Prefill { session, x, positions, mask, logits, new },
+            masked_for: None,
+            text_ids: Vec::with_capacity(parts.spec.max_text_tokens),
+            parts,
+        })
+    }
+
+    pub(crate) fn spec(&self) -> &PolicySpec {
+        &self.parts.spec
+    }
+
+    /// Visual tokens of the last inference, `[Nv, d]`.
+    pub(crate) fn visual(&self) -> Result<&[f32], EngineError> {
+        self.vision.session.output_f32(self.vision.visual)
+    }
+
+    /// Logits after the prefix of the last inference, `[V]`; empty for a family without.
+    pub(crate) fn logits(&self) -> Result<&[f32], EngineError> {
+        self.prefill.logits.map_or(Ok(&[]), |slot| self.prefill.session.output_f32(slot))
+    }
+
+    /// Keys and values of the last inference, two per layer, `[1, Hkv, S, hd]` each.
+    pub(crate) fn keys_and_values(&self) -> impl Iterator<Item = Result<&[f32], EngineError>> {
+        self.prefill.new.iter().map(|slot| self.prefill.session.output_f32(*slot))
+    }
+
+    /// Prompt ids of the last inference.
+    pub(crate) fn text_ids(&self) -> &[u32] {
+        &self.text_ids
+    }
+
+    /// Rows of the prefix that hold nothing.
+    pub(crate) fn padding(&self) -> Range<usize> {
+        let m = self.parts.spec.model;
+        m.visual_tokens..m.prefix - self.text_ids.len()
+    }
+
+    /// Position of the first thing behind the prefix.
+    pub(crate) fn end_position(&self) -> usize {
+        self.parts.spec.model.visual_tokens + self.text_ids.len()
+    }
+
+    /// Row `id` of the embedding table. Ids come from the prompt tokenizer and from the argmax over the vocabulary,
+    /// both of which were checked against the table's size at load.
+    pub(crate) fn embedding(&self, id: u32) -> &[f32] {
+        embedding_row(&self.parts.embedding, self.parts.spec.model.width, id)
+    }
+
+    /// Checks an observation and runs it through vision and prefill, charging both.
+    ///
+    /// # Errors
+    /// [`PolicyError`].
+    pub(crate) fn observe(
+        &mut self,
+        observation: &Observation<'_>,
+        chunk: &ActionChunk,
+        meter: &mut Meter<'_>,
+        stages: &mut Stages,
+        lap: &mut Lap,
+    ) -> Result<(), PolicyError> {
+        self.check(observation, chunk)?;
+        self.load_images(observation)?;
+        stages.preprocess = lap.take();
+        self.vision.session.run()?;
+        stages.vision = lap.take();
+        meter.charge(Stage::Vision)?;
+        self.encode_prompt(observation)?;
+        self.run()?;
+        stages.prefill = lap.take();
+        meter.charge(Stage::Prefill)
+    }
+
+    fn check(&self, observation: &Observation<'_>, chunk: &ActionChunk) -> Result<(), ObservationError> {
+        let spec = &self.parts.spec;
+        if observation.frames.len() != spec.cameras.len() {
+            return Err(ObservationError::Frames { needed: spec.cameras.len(), got: observation.frames.len() });
+        }
+        let positions = &observation.state.position_rad;
+        if positions.len() != spec.state.len() {
+            return Err(ObservationError::Joints { needed: spec.state.len(), got: positions.len() });
+        }
+        if let Some(joint) = positions.iter().position(|p| !p.is_finite()) {
+            return Err(ObservationError::NonFiniteState { joint });
+        }
+        let (needed_horizon, needed_dims) = (spec.chunk.horizon, spec.actions.dims().len());
+        if (chunk.horizon(), chunk.dims()) != (needed_horizon, needed_dims) {
+            return Err(ObservationError::Chunk {
+                horizon: chunk.horizon(),
+                dims: chunk.dims(),
+                needed_horizon,
+                needed_dims,
+            });
+        }
+        Ok(())
+    }
+
+    fn load_images(&mut self, observation: &Observation<'_>) -> Result<(), PolicyError> {
+        let slots = &self.parts.spec.cameras;
+        let image = self.vision.session.input_f32_mut(self.vision.image)?;
+        let size = image.len() / slots.len();
+        for (index, ((slot, frame), into)) in
+            slots.iter().zip(observation.frames).zip(image.chunks_exact_mut(size)).enumerate()
+        {
+            self.images.load(index, slot, frame, into)?;
+        }
+        Ok(())
+    }
+
+    fn encode_prompt(&mut self, observation: &Observation<'_>) -> Result<(), PolicyError> {
+        let spec = &self.parts.spec;
+        let positions = observation.state.position_rad.iter().enumerate();
+        let bins: Vec<i32> =
+            positions.map(|(dim, position)| discretise_state(spec.state_quantiles.normalise(dim, *position))).collect();
+        self.text_ids = self.prompt_ids(observation.instruction, &bins)?;
+        Ok(())
+    }
+
+    /// The prompt's ids, or which word the policy does not know.
+    pub(crate) fn prompt_ids(&self, instruction: &str, bins: &[i32]) -> Result<Vec<u32>, PolicyError> {
+        let text = fast_prefix(instruction, bins) + ACTION_PREFIX;
+        let mut ids = self.parts.prompt.encode(&text)?;
+        ids.insert(0, self.parts.bos);
+        let room = self.parts.spec.max_text_tokens;
+        if ids.len() > room { Err(PolicyError::PromptTooLong { tokens: ids.len(), room }) } else { Ok(ids) }
+    }
+
+    fn run(&mut self) -> Result<(), PolicyError> {
+        let m = self.parts.spec.model;
+        let text = self.text_ids.len();
+        let padding = self.padding();
+
+        let visual = self.vision.session.output_f32(self.vision.visual)?;
+        let x = self.prefill.session.input_f32_mut(self.prefill.x)?;
+        let (seen, rest) = x.split_at_mut(padding.start * m.width);
+        let (empty, said) = rest.split_at_mut(padding.len() * m.width);
+        seen.copy_from_slice(visual);
+        empty.fill(0.0);
+        for (row, id) in said.chunks_exact_mut(m.width).zip(&self.text_ids) {
+            row.copy_from_slice(embedding_row(&self.parts.embedding, m.width, *id));
+        }
+        let positions = self.prefill.session.input_i64_mut(self.prefill.positions)?;
+        for (row, position) in positions.iter_mut().enumerate() {
+            let at = if row < padding.start {
+                row
+            } else if padding.contains(&row) {
+                0
+            } else {
+                row - padding.len()
+            };
+            *position = at as i64;
+        }
+        if self.masked_for != Some(text) {
+            let mask = self.prefill.session.input_f32_mut(self.prefill.mask)?;
+            for row in mask.chunks_exact_mut(m.prefix) {
+                row.fill(0.0);
+                row[padding.clone()].fill(MASKED);
+            }
+            self.masked_for = Some(text);
+        }
+        self.prefill.session.run()?;
+        Ok(())
+    }
+}
+
+/// Measures stage after stage; for metrics only, never for control.
+pub(crate) struct Lap(WallInstant);
+
+impl Lap {
+    pub(crate) fn start() -> Self {
+        Self(WallInstant::now())
+    }
+
+    pub(crate) fn take(&mut self) -> Duration {
+        let now = WallInstant::now();
+        let lap = now - self.0;
+        self.0 = now;
+        lap
+    }
+}
+
+fn embedding_row(table: &[f32], width: usize, id: u32) -> &[f32] {
+    &table[id as usize * width..(id as usize + 1) * width]
+}
