@@ -1,13 +1,7 @@
 //! What the numbers of a state or an action row mean, and the way from normalised rows to joint positions.
 
-use endplate_calibration::Quantiles;
-
+use crate::normalisation::Normalisation;
 use crate::policy::PolicyError;
-
-/// The largest magnitude in normalised units that is believed: three times the half-range between the quantiles the
-/// policy was trained on. A row further out refuses its chunk; joint limits are checked again, tighter, by the safety
-/// filter.
-pub const NORMALISED_LIMIT: f64 = 3.0;
 
 /// Unit of a state or action dimension.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -89,7 +83,7 @@ pub struct ActionDim {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ActionSpace {
     dims: Vec<ActionDim>,
-    quantiles: Quantiles,
+    normalisation: Normalisation,
 }
 
 /// Rows as the model makes them, `[H, D]`, normalised. Never leaves this crate: it cannot be written to an arm.
@@ -129,9 +123,9 @@ impl ActionDim {
 }
 
 impl ActionSpace {
-    /// An action space; `quantiles` has one entry per dimension.
-    pub(crate) fn new(dims: Vec<ActionDim>, quantiles: Quantiles) -> Self {
-        Self { dims, quantiles }
+    /// An action space; the statistics have one entry per dimension.
+    pub(crate) fn new(dims: Vec<ActionDim>, normalisation: Normalisation) -> Self {
+        Self { dims, normalisation }
     }
 
     /// The dimensions, in order.
@@ -140,8 +134,8 @@ impl ActionSpace {
     }
 
     /// The statistics the rows were normalised with.
-    pub fn quantiles(&self) -> &Quantiles {
-        &self.quantiles
+    pub fn normalisation(&self) -> &Normalisation {
+        &self.normalisation
     }
 
     /// Turns normalised rows into absolute joint rows, `[H, D]` in the dimensions' units, with `state` (`[S]`, same
@@ -157,17 +151,18 @@ impl ActionSpace {
     ) -> Result<(), PolicyError> {
         debug_assert_eq!(normalised.values.len(), rows.len());
         debug_assert_eq!(normalised.dims, self.dims.len());
+        let limit = self.normalisation.limit();
         let rows = rows.chunks_exact_mut(self.dims.len());
         for (row, (from, into)) in normalised.values.chunks_exact(normalised.dims).zip(rows).enumerate() {
             for (dim, (action, (value, slot))) in self.dims.iter().zip(from.iter().zip(into)).enumerate() {
                 if !value.is_finite() {
                     return Err(PolicyError::NonFinite { row, dim });
                 }
-                if value.abs() > NORMALISED_LIMIT {
-                    return Err(PolicyError::OutOfRange { row, dim, value: *value, limit: NORMALISED_LIMIT });
+                if value.abs() > limit {
+                    return Err(PolicyError::OutOfRange { row, dim, value: *value, limit });
                 }
                 let origin = action.anchor.map_or(0.0, |joint| state[joint]);
-                *slot = self.quantiles.denormalise(dim, *value) + origin;
+                *slot = self.normalisation.denormalise(dim, *value) + origin;
                 if !slot.is_finite() {
                     return Err(PolicyError::NonFinite { row, dim });
                 }
@@ -179,6 +174,8 @@ impl ActionSpace {
 
 #[cfg(test)]
 mod tests {
+    use endplate_calibration::Quantiles;
+
     use super::*;
 
     fn space() -> ActionSpace {
@@ -189,7 +186,8 @@ mod tests {
         };
         let dims = vec![dim("lift", ActionKind::JointRel).unwrap(), dim("jaw", ActionKind::Gripper).unwrap()];
         assert!(dim("elbow", ActionKind::JointRel).is_none(), "a relative dimension needs an observed joint");
-        ActionSpace::new(dims, Quantiles::new(vec![-0.5, 0.0], vec![0.5, 1.6]).unwrap())
+        let quantiles = Quantiles::new(vec![-0.5, 0.0], vec![0.5, 1.6]).unwrap();
+        ActionSpace::new(dims, Normalisation::Quantiles(quantiles))
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum Resize {
     BilinearAntialiased,
     /// Bilinear between the four nearest pixels (OpenCV's `INTER_LINEAR`).
     Bilinear,
+    /// Not at all: a frame of another size than the slot's is refused.
+    None,
 }
 
 /// What happens when the aspect ratios differ.
@@ -60,7 +62,8 @@ impl ImageLoader {
     /// Writes `frame` to `into`, `[3, h, w]` of the slot, u8/255.
     ///
     /// # Errors
-    /// [`ObservationError::Frame`] for an empty or torn frame.
+    /// [`ObservationError::Frame`] for an empty or torn frame, [`ObservationError::FrameSize`] for one that would have to
+    /// be resampled where the bundle says that nothing is.
     pub(crate) fn load(
         &mut self,
         index: usize,
@@ -83,15 +86,24 @@ impl ImageLoader {
             write_planes(&frame.data, slot, (0, 0), (slot.width, slot.height), into);
             return Ok(());
         }
+        let algorithm = match slot.resize {
+            Resize::BilinearAntialiased => ResizeAlg::Convolution(FilterType::Bilinear),
+            Resize::Bilinear => ResizeAlg::Interpolation(FilterType::Bilinear),
+            Resize::None => {
+                return Err(ObservationError::FrameSize {
+                    slot: index,
+                    width: frame.width,
+                    height: frame.height,
+                    needed_width: slot.width,
+                    needed_height: slot.height,
+                });
+            }
+        };
         let (width, height) = fitted(slot, frame);
         self.scaled.clear();
         self.scaled.resize(width as usize * height as usize * 3, 0);
         let source = ImageRef::new(frame.width, frame.height, &frame.data, PixelType::U8x3).map_err(|_| torn)?;
         let mut target = Image::from_slice_u8(width, height, &mut self.scaled, PixelType::U8x3).map_err(|_| torn)?;
-        let algorithm = match slot.resize {
-            Resize::BilinearAntialiased => ResizeAlg::Convolution(FilterType::Bilinear),
-            Resize::Bilinear => ResizeAlg::Interpolation(FilterType::Bilinear),
-        };
         let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
         self.resizer.resize(&source, &mut target, &options).map_err(|_| torn)?;
         into.fill(0.0);
@@ -159,6 +171,20 @@ mod tests {
         assert_eq!(planes[..4], [0.0; 4], "top row is padding");
         assert_eq!(planes[12..16], [0.0; 4], "bottom row is padding");
         assert!(planes[5..7].iter().all(|v| (v * 255.0 - 100.0).abs() < 15.0), "{:?}", &planes[..16]);
+    }
+
+    #[test]
+    fn a_slot_that_is_not_resampled_takes_its_own_size_only() {
+        let slot = CameraSlot { resize: Resize::None, ..slot(2, 2, Pad::None) };
+        let mut planes = vec![0.0; 12];
+        let mut loader = ImageLoader::new();
+        loader.load(0, &slot, &frame(2, 2, |_, _| [255; 3]), &mut planes).unwrap();
+        assert_eq!(planes, [1.0; 12]);
+        let error = loader.load(3, &slot, &frame(4, 2, |_, _| [0; 3]), &mut planes).unwrap_err();
+        assert_eq!(
+            error,
+            ObservationError::FrameSize { slot: 3, width: 4, height: 2, needed_width: 2, needed_height: 2 }
+        );
     }
 
     #[test]

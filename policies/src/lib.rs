@@ -16,15 +16,17 @@ mod families;
 mod image;
 pub mod kv;
 mod load;
+mod normalisation;
 mod observation;
 mod open_loop;
 mod policy;
 
-pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, NORMALISED_LIMIT, StateDim, Unit};
+pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
 pub use chunk::{ActionChunk, Stages};
 pub use image::{CameraSlot, Pad, Resize};
 pub use load::{Deviations, EngineChoice, EngineInfo, LoadError, Loaded, load_policy};
+pub use normalisation::Normalisation;
 pub use observation::{Anchor, Budget, Committed, Epoch, Observation};
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop};
 pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};

@@ -5,22 +5,12 @@
 //! recorded, within the tolerances the bundle declares for this engine. An engine without declared tolerances is
 //! refused: nobody has said what is good enough there.
 
-use endplate_tokenizers::PromptTokenizer;
-
-use crate::bundle::safetensors::read_f32;
-use crate::bundle::{
-    Arrays, Bundle, BundleError, FamilySpec, GOLDEN_FILE, GoldenSample, POLICY_FILE, Precision, Tolerance,
-};
-use crate::engine::{Engine, EngineError, ExternalFile};
-use crate::families::prefix::{Graphs, Parts};
+use crate::bundle::{Arrays, Bundle, BundleError, GOLDEN_FILE, GoldenSample, POLICY_FILE, Precision, Tolerance};
+use crate::engine::{Engine, EngineError};
 use crate::families::{self, Inspect};
 use crate::observation::Epoch;
 use crate::open_loop::{OpenLoopInputs, infer_open_loop};
 use crate::policy::{Policy, PolicyError};
-
-const WEIGHTS: &str = "weights.safetensors";
-const TEXT_TOKENIZER: &str = "text/tokenizer.json";
-const BOS: &str = "<bos>";
 
 /// The engine to run a policy on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +66,9 @@ pub struct Loaded {
 /// Largest absolute differences from recorded outputs.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct Deviations {
-    /// Of the visual tokens.
+    /// Of the visual tokens; 0 for a family without.
     pub visual: f64,
-    /// Of the logits after the prefix, or of the first velocity.
+    /// Of what the head gives first: logits, a velocity, normalised rows.
     pub head: f64,
     /// Of the joint positions of the rows, rad.
     pub action_rad: f64,
@@ -170,7 +160,7 @@ pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, Load
         engine: description.name,
         declared: spec.engines.keys().cloned().collect(),
     })?;
-    let mut policy = build(bundle, &*engine)?;
+    let mut policy = families::load(bundle, &*engine)?;
     let golden = replay_golden(bundle, &mut *policy, description.name, tolerance)?;
     let engine = EngineInfo {
         name: description.name,
@@ -182,35 +172,6 @@ pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, Load
     Ok(Loaded { policy, engine, golden })
 }
 
-fn build(bundle: &Bundle, engine: &dyn Engine) -> Result<Box<dyn Inspect>, LoadError> {
-    let spec = bundle.spec().clone();
-    let m = spec.model;
-    let weights = bundle.file(WEIGHTS)?;
-    let embedding = read_f32(weights, "embedding", &[m.vocabulary, m.width])
-        .map_err(|error| BundleError::Weights { file: WEIGHTS.to_owned(), error })?;
-
-    let bad = |file: &'static str, message: String| LoadError::Tokenizer { file, message };
-    let prompt = PromptTokenizer::from_bytes(bundle.file(TEXT_TOKENIZER)?, TEXT_TOKENIZER)
-        .map_err(|error| bad(TEXT_TOKENIZER, error.to_string()))?;
-    let (room, end) = match spec.family {
-        FamilySpec::Pi0Fast(tokens) | FamilySpec::Bins(tokens) => (tokens.action_offset, "the action ids"),
-        FamilySpec::Flow(_) => (m.vocabulary, "past the embedding table"),
-    };
-    if prompt.vocab_size() > room {
-        let message = format!("has {} ids, which reach into {end} from {room}", prompt.vocab_size());
-        return Err(bad(TEXT_TOKENIZER, message));
-    }
-    let bos = prompt.id_of(BOS).ok_or_else(|| bad(TEXT_TOKENIZER, format!("has no token {BOS}")))?;
-
-    let external: Vec<ExternalFile> = bundle
-        .weight_files()
-        .map(|(name, bytes)| ExternalFile { name: name.to_owned(), bytes: bytes.clone() })
-        .collect();
-    let read = |name: &'static str| bundle.file(name).map(|bytes| &bytes[..]);
-    let graphs = Graphs { read: &read, external: &external };
-    families::load(bundle, Parts { spec, embedding, prompt, bos }, engine, &graphs)
-}
-
 fn replay_golden(
     bundle: &Bundle,
     policy: &mut dyn Inspect,
@@ -219,6 +180,7 @@ fn replay_golden(
 ) -> Result<Deviations, LoadError> {
     let arrays = Arrays::from_npz(bundle.file(GOLDEN_FILE)?, GOLDEN_FILE)?;
     let mut worst = Deviations::default();
+    let probes = bundle.spec().family.probes();
     for (sample, golden) in GoldenSample::read_all(&arrays, bundle.spec())?.iter().enumerate() {
         let failed = |error: PolicyError| LoadError::GoldenFailed { sample, engine, error: Box::new(error) };
         let inputs = OpenLoopInputs::from_golden(golden, bundle.spec());
@@ -242,15 +204,11 @@ fn replay_golden(
         {
             return Err(failed(error));
         }
-        ids("the prompt ids", policy.prefix().text_ids(), &golden.text_ids)?;
-        let visual = largest_difference(policy.prefix().visual()?.iter().map(|v| f64::from(*v)), &golden.visual);
-        close("a visual token", visual, tolerance.visual)?;
+        ids("the prompt ids", policy.text_ids(), &golden.text_ids)?;
+        let visual = largest_difference(policy.first()?.iter().map(|v| f64::from(*v)), &golden.visual);
+        close(probes.first.map_or("nothing", |probe| probe.what), visual, tolerance.visual)?;
         let head = largest_difference(policy.head()?.iter().map(|v| f64::from(*v)), &golden.head);
-        let what = match bundle.spec().family {
-            FamilySpec::Pi0Fast(_) | FamilySpec::Bins(_) => "a logit after the prefix",
-            FamilySpec::Flow(_) => "a velocity of the first step",
-        };
-        close(what, head, tolerance.head)?;
+        close(probes.head.what, head, tolerance.head)?;
         if bundle.spec().precision == Precision::F32 {
             ids("the tokens", policy.tokens(), &golden.tokens)?;
         }

@@ -20,13 +20,14 @@ pub struct OpenLoopInputs {
     pub state: Vec<f64>,
     /// What to do.
     pub instruction: String,
-    /// Initial noise, `[H, D]` row-major, normalised units, for a policy that takes some.
+    /// Noise, normalised units, for a policy that takes some; see [`PolicySpec::noise_shape`].
     pub noise: Option<Vec<f64>>,
 }
 
 impl OpenLoopInputs {
     /// Takes the inputs from recorded arrays: one u8 `[h, w, 3]` array per camera, by the camera's name; `state`,
-    /// `[S]`; `instruction`, UTF-8 bytes; for a flow policy, where it is given, `noise` `[H, D]`.
+    /// `[S]`; `instruction`, UTF-8 bytes, for a family that reads one; for a family that takes some, where it is given,
+    /// `noise` (see [`PolicySpec::noise_shape`]).
     ///
     /// # Errors
     /// [`BundleError::Array`] naming the array.
@@ -39,21 +40,17 @@ impl OpenLoopInputs {
         Ok(Self {
             frames,
             state: arrays.get("state", Some(&[spec.state.len()]))?.to_vec(),
-            instruction: arrays.text("instruction")?,
-            noise: if arrays.contains("noise") {
-                let rows = [spec.chunk.horizon, spec.actions.dims().len()];
-                Some(arrays.get("noise", Some(&rows))?.to_vec())
-            } else {
-                None
+            instruction: if spec.family.reads_instruction() { arrays.text("instruction")? } else { String::new() },
+            noise: match spec.noise_shape() {
+                Some(shape) if arrays.contains("noise") => Some(arrays.get("noise", Some(&shape))?.to_vec()),
+                _ => None,
             },
         })
     }
 
     pub(crate) fn from_golden(golden: &GoldenSample, spec: &PolicySpec) -> Self {
-        let slot = &spec.cameras[0];
-        let size = slot.width as usize * slot.height as usize * 3;
-        let frames =
-            golden.images.chunks_exact(size).map(|pixels| frame(slot.width, slot.height, pixels.to_vec())).collect();
+        let slots = spec.cameras.iter().zip(&golden.images);
+        let frames = slots.map(|(slot, pixels)| frame(slot.width, slot.height, pixels.clone())).collect();
         Self {
             frames,
             state: golden.state.clone(),

@@ -39,7 +39,7 @@ impl fmt::Display for StopReason {
 pub enum Stage {
     /// Images to visual tokens.
     Vision,
-    /// Prompt and prefix.
+    /// Prompt and prefix, or the whole of a family of one pass.
     Prefill,
     /// One generated token, or one denoising step.
     Decode,
@@ -117,6 +117,22 @@ pub enum ObservationError {
         bytes: usize,
         /// Its sequence number; 0 means that nothing was captured.
         sequence: u64,
+    },
+    /// A frame of another size where nothing is resampled.
+    #[error(
+        "the frame of camera slot {slot} is {width}×{height} and the policy was trained on {needed_width}×{needed_height} without resampling; set the camera to that size"
+    )]
+    FrameSize {
+        /// The slot.
+        slot: usize,
+        /// Pixels across.
+        width: u32,
+        /// Pixels down.
+        height: u32,
+        /// Pixels across, as the policy wants them.
+        needed_width: u32,
+        /// Pixels down, as the policy wants them.
+        needed_height: u32,
     },
     /// A joint state with another number of joints.
     #[error("the joint state has {got} joints and the policy reads {needed}")]
@@ -275,7 +291,8 @@ pub trait Policy: Send {
     /// What the next inference is expected to cost by the bundle's cost model.
     fn modelled_cost(&self) -> Duration;
 
-    /// Sets the initial noise of the next inference, `[H, D]` row-major, normalised units, instead of drawn noise.
+    /// Sets the noise of the next inference, row-major, normalised units, of the shape that
+    /// [`PolicySpec::noise_shape`] says, instead of drawn noise.
     ///
     /// # Errors
     /// [`ObservationError::Noise`] for another size, a value that is not finite, or a policy without noise.

@@ -142,7 +142,7 @@ fn graphs_that_do_not_match_the_description_are_named_with_the_tensor() {
     let copy = Copy::new();
     let bundle = open(&copy).unwrap();
     let FamilySpec::Pi0Fast(tokens) = bundle.spec().family else { panic!("the demonstration is pi0_fast") };
-    let (prefix, slab) = (bundle.spec().model.prefix, tokens.slab);
+    let (prefix, slab) = (tokens.prefix.model.prefix, tokens.slab);
     copy.set("prefix", &(prefix + 1).to_string());
     copy.set("slab", &(slab + 1).to_string());
     for (engine, error) in load_refusals(&copy) {
@@ -156,7 +156,10 @@ fn graphs_that_do_not_match_the_description_are_named_with_the_tensor() {
         assert!(error.to_string().contains("decode_k1.onnx"), "{engine}: {error}");
     }
     let copy = Copy::new();
-    let vocabulary = open(&copy).unwrap().spec().model.vocabulary;
+    let FamilySpec::Pi0Fast(tokens) = open(&copy).unwrap().spec().family else {
+        panic!("the demonstration is pi0_fast")
+    };
+    let vocabulary = tokens.prefix.model.vocabulary;
     copy.set("vocabulary", &(vocabulary + 1).to_string());
     for (engine, error) in load_refusals(&copy) {
         let text = error.to_string();

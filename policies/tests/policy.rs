@@ -196,6 +196,7 @@ fn recorded_arrays_go_in_and_out() {
         frames: scene.frames.clone(),
         state: scene.state.clone(),
         instruction: scene.instruction.clone(),
+        noise: None,
     };
     let output = infer_open_loop(&mut *loaded.policy, &inputs).unwrap();
     let mut file = std::io::Cursor::new(Vec::new());

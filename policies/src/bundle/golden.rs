@@ -163,17 +163,17 @@ fn elements<R: std::io::Read>(array: npyz::NpyFile<R>) -> Result<Vec<f64>, Strin
 /// One golden sample: an observation and what the exporting framework computed for it.
 #[derive(Clone, Debug)]
 pub(crate) struct GoldenSample {
-    /// `[C, h, w, 3]` u8.
-    pub(crate) images: Vec<u8>,
+    /// `[h, w, 3]` u8 of every camera slot.
+    pub(crate) images: Vec<Vec<u8>>,
     /// `[S]` in the state's units.
     pub(crate) state: Vec<f64>,
-    /// What to do.
+    /// What to do; empty for a family that reads no instruction.
     pub(crate) instruction: String,
-    /// Ids of the prompt.
+    /// Ids of the prompt; none for a family without.
     pub(crate) text_ids: Vec<u32>,
-    /// `[Nv, d]`.
+    /// `[Nv, d]`; none for a family without visual tokens.
     pub(crate) visual: Vec<f64>,
-    /// Logits after the prefix, `[V]`, or the velocity of the first denoising step, `[H, D]`.
+    /// Logits after the prefix, `[V]`, the velocity of the first denoising step or the normalised rows, `[H, D]`.
     pub(crate) head: Vec<f64>,
     /// Action ids, generated greedily; none for a family without tokens.
     pub(crate) tokens: Vec<u32>,
@@ -190,7 +190,7 @@ impl GoldenSample {
     /// [`BundleError::Array`].
     pub(crate) fn read_all(arrays: &Arrays, spec: &PolicySpec) -> Result<Vec<Self>, BundleError> {
         let mut samples = Vec::new();
-        while samples.is_empty() || arrays.contains(&format!("images_{}", samples.len())) {
+        while samples.is_empty() || arrays.contains(&format!("actions_{}", samples.len())) {
             samples.push(Self::read(arrays, spec, samples.len())?);
         }
         Ok(samples)
@@ -199,25 +199,46 @@ impl GoldenSample {
     fn read(arrays: &Arrays, spec: &PolicySpec, index: usize) -> Result<Self, BundleError> {
         let name = |array: &str| format!("{array}_{index}");
         let array = |array: &str, shape: &[usize]| arrays.get(&name(array), Some(shape)).map(<[f64]>::to_vec);
-        let slot = &spec.cameras[0];
-        let images = [spec.cameras.len(), slot.height as usize, slot.width as usize, 3];
         let rows = [spec.chunk.horizon, spec.actions.dims().len()];
-        let (head, tokens, noise) = match spec.family {
-            FamilySpec::Pi0Fast(_) | FamilySpec::Bins(_) => {
-                (array("prefill_logits", &[spec.model.vocabulary])?, arrays.ids(&name("tokens"))?, None)
+        let probes = spec.family.probes();
+        let (first, head) = match spec.family {
+            FamilySpec::Pi0Fast(tokens) | FamilySpec::Bins(tokens) => {
+                let m = tokens.prefix.model;
+                (vec![m.visual_tokens, m.width], vec![m.vocabulary])
             }
-            FamilySpec::Flow(_) => (array("velocity", &rows)?, Vec::new(), Some(array("noise", &rows)?)),
+            FamilySpec::Flow(flow) => (vec![flow.prefix.model.visual_tokens, flow.prefix.model.width], rows.to_vec()),
+            FamilySpec::Act => (Vec::new(), rows.to_vec()),
         };
+        let reads_instruction = spec.family.reads_instruction();
         Ok(Self {
-            images: arrays.bytes(&name("images"), Some(&images))?,
+            images: Self::images(arrays, spec, index)?,
             state: array("state", &[spec.state.len()])?,
-            instruction: arrays.text(&name("instruction"))?,
-            text_ids: arrays.ids(&name("text_ids"))?,
-            visual: array("visual", &[spec.model.visual_tokens, spec.model.width])?,
-            head,
-            tokens,
-            noise,
+            instruction: if reads_instruction { arrays.text(&name("instruction"))? } else { String::new() },
+            text_ids: if reads_instruction { arrays.ids(&name("text_ids"))? } else { Vec::new() },
+            visual: probes.first.map_or(Ok(Vec::new()), |probe| array(probe.array, &first))?,
+            head: array(probes.head.array, &head)?,
+            tokens: if spec.family.has_tokens() { arrays.ids(&name("tokens"))? } else { Vec::new() },
+            noise: spec.noise_shape().map(|shape| array("noise", &shape)).transpose()?,
             actions: array("actions", &rows)?,
         })
+    }
+
+    /// `images_<sample>` `[C, h, w, 3]` in slot order where it is there, else one array a camera, `<name>_<sample>`
+    /// `[h, w, 3]`: cameras found by name notice slots that were exchanged.
+    fn images(arrays: &Arrays, spec: &PolicySpec, index: usize) -> Result<Vec<Vec<u8>>, BundleError> {
+        let together = format!("images_{index}");
+        if arrays.contains(&together) {
+            let slot = &spec.cameras[0];
+            let shape = [spec.cameras.len(), slot.height as usize, slot.width as usize, 3];
+            let pixels = arrays.bytes(&together, Some(&shape))?;
+            return Ok(pixels.chunks_exact(pixels.len() / spec.cameras.len()).map(<[u8]>::to_vec).collect());
+        }
+        spec.cameras
+            .iter()
+            .map(|slot| {
+                let shape = [slot.height as usize, slot.width as usize, 3];
+                arrays.bytes(&format!("{}_{index}", slot.name), Some(&shape))
+            })
+            .collect()
     }
 }

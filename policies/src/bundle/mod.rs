@@ -3,12 +3,14 @@
 //! `policy.toml` lists the SHA-256 of every other file. Opening a bundle reads each file once, compares its digest
 //! and keeps the bytes, so that what was checked is what is used. A file that is not listed is refused as well.
 
+mod family;
 mod golden;
 mod raw;
 mod robot;
 pub mod safetensors;
 mod source;
 mod spec;
+mod statistics;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,15 +18,13 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use family::BIN_COUNT;
+pub use family::{FamilySpec, FlowSpec, ModelShape, PrefixSpec, Strategy, TokenSpec};
 pub use golden::Arrays;
 pub(crate) use golden::{GOLDEN_FILE, GoldenSample};
 pub use robot::{Mismatch, check_robot};
 pub use source::BundleSource;
-pub(crate) use spec::BIN_COUNT;
-pub use spec::{
-    ChunkSpec, CostModel, FamilySpec, FlowSpec, ModelShape, PolicySpec, Precision, Strategy, TokenSpec, Tolerance,
-    Training,
-};
+pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, Tolerance, Training};
 
 /// The file that describes the bundle.
 pub const POLICY_FILE: &str = "policy.toml";

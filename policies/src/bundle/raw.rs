@@ -20,8 +20,15 @@ pub(super) struct RawPolicy {
     pub state: Vec<RawState>,
     pub action: Vec<RawAction>,
     pub chunk: RawChunk,
-    pub prompt: RawPrompt,
-    pub model: RawModel,
+    /// Kinds of the statistics; without it both are `quantiles`.
+    #[serde(default)]
+    pub normalisation: Option<RawNormalisation>,
+    /// Families around a prefix of visual tokens and a prompt.
+    #[serde(default)]
+    pub prompt: Option<RawPrompt>,
+    /// As `prompt`.
+    #[serde(default)]
+    pub model: Option<RawModel>,
     /// Token families.
     #[serde(default)]
     pub decoding: Option<RawDecoding>,
@@ -39,11 +46,14 @@ pub(super) struct RawPolicy {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTolerance {
-    pub visual: f64,
+    #[serde(default)]
+    pub visual: Option<f64>,
     #[serde(default)]
     pub logits: Option<f64>,
     #[serde(default)]
     pub velocity: Option<f64>,
+    #[serde(default)]
+    pub output: Option<f64>,
     pub action_rad: f64,
 }
 
@@ -59,11 +69,35 @@ pub(super) struct RawCamera {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawNormalisation {
+    pub state: String,
+    pub action: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawState {
     pub name: String,
     pub unit: String,
-    pub q01: f64,
-    pub q99: f64,
+    #[serde(default)]
+    pub q01: Option<f64>,
+    #[serde(default)]
+    pub q99: Option<f64>,
+    #[serde(default)]
+    pub low: Option<f64>,
+    #[serde(default)]
+    pub high: Option<f64>,
+    #[serde(default)]
+    pub mean: Option<f64>,
+    #[serde(default)]
+    pub std: Option<f64>,
+}
+
+impl RawState {
+    pub(super) fn statistics(&self) -> RawStatistics {
+        let Self { q01, q99, low, high, mean, std, .. } = *self;
+        RawStatistics([("q01", q01), ("q99", q99), ("low", low), ("high", high), ("mean", mean), ("std", std)])
+    }
 }
 
 #[derive(Deserialize)]
@@ -74,8 +108,34 @@ pub(super) struct RawAction {
     pub unit: String,
     pub interpolation: String,
     pub blending: String,
-    pub q01: f64,
-    pub q99: f64,
+    #[serde(default)]
+    pub q01: Option<f64>,
+    #[serde(default)]
+    pub q99: Option<f64>,
+    #[serde(default)]
+    pub low: Option<f64>,
+    #[serde(default)]
+    pub high: Option<f64>,
+    #[serde(default)]
+    pub mean: Option<f64>,
+    #[serde(default)]
+    pub std: Option<f64>,
+}
+
+impl RawAction {
+    pub(super) fn statistics(&self) -> RawStatistics {
+        let Self { q01, q99, low, high, mean, std, .. } = *self;
+        RawStatistics([("q01", q01), ("q99", q99), ("low", low), ("high", high), ("mean", mean), ("std", std)])
+    }
+}
+
+/// The statistics of one entry, of whatever kind.
+pub(super) struct RawStatistics([(&'static str, Option<f64>); 6]);
+
+impl RawStatistics {
+    pub(super) fn pairs(&self) -> [(&'static str, Option<f64>); 6] {
+        self.0
+    }
 }
 
 #[derive(Deserialize)]
@@ -139,8 +199,12 @@ pub(super) struct RawFlow {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawBudget {
-    pub vision_ms: f64,
-    pub prefill_ms: f64,
+    #[serde(default)]
+    pub vision_ms: Option<f64>,
+    #[serde(default)]
+    pub prefill_ms: Option<f64>,
+    #[serde(default)]
+    pub forward_ms: Option<f64>,
     #[serde(default)]
     pub token_ms: Option<f64>,
     #[serde(default)]

@@ -150,6 +150,18 @@ pub enum EngineError {
         /// What the engine said.
         detail: String,
     },
+    /// The graph is written in an operator set that the engine does not know.
+    #[error("graph `{graph}` is of opset {}, and {engine} reads opsets up to {newest}; export it again with an older one", .opset.map_or_else(|| "nothing".to_owned(), |opset| opset.to_string()))]
+    Opset {
+        /// The engine.
+        engine: &'static str,
+        /// The graph.
+        graph: String,
+        /// The version it declares, where it declares one.
+        opset: Option<i64>,
+        /// The newest version that works.
+        newest: i64,
+    },
     /// A tensor the contract asks for is not declared.
     #[error("graph `{graph}` declares no {direction} `{tensor}`; it declares {declared:?}")]
     MissingTensor {

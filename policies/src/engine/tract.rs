@@ -18,6 +18,8 @@ use super::{
 const NAME: &str = "tract";
 /// Version of the crate this file was written against; the workspace pins it exactly.
 const VERSION: &str = "0.23.9";
+/// The newest operator set whose meaning this version was tried with; tract itself does not compare.
+const NEWEST_OPSET: i64 = 23;
 
 /// The tract engine.
 #[derive(Copy, Clone, Debug, Default)]
@@ -42,6 +44,7 @@ impl Engine for Tract {
         // Names inside a graph's `value_info` may clash with tract's own symbols and are only hints.
         let onnx = tract_onnx::onnx().with_ignore_value_info(true);
         let mut proto = onnx.proto_model_for_read(&mut &*graph.onnx).map_err(failed)?;
+        check_opset(&proto, graph.name)?;
         inline_external_data(&mut proto, graph)?;
         let model = onnx.model_for_proto_model(&proto).map_err(failed)?;
         drop(proto);
@@ -151,6 +154,20 @@ impl Session for TractSession {
         let into = Self::input(&mut self.inputs, input)
             .ok_or_else(|| no_slot(&self.graph, Direction::Input, input.0, Dtype::F32))?;
         Ok((from, into))
+    }
+}
+
+/// Refuses a graph of an operator set that tract would read as if it were an older one.
+fn check_opset(proto: &pb::ModelProto, graph: &str) -> Result<(), EngineError> {
+    let standard = proto.opset_import.iter().find(|set| set.domain.is_empty() || set.domain == "ai.onnx");
+    match standard {
+        Some(set) if set.version <= NEWEST_OPSET => Ok(()),
+        found => Err(EngineError::Opset {
+            engine: NAME,
+            graph: graph.to_owned(),
+            opset: found.map(|set| set.version),
+            newest: NEWEST_OPSET,
+        }),
     }
 }
 

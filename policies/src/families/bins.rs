@@ -3,7 +3,8 @@
 
 use endplate_tokenizers::{ActionTokenizer, DecodeError, EncodeError, Encoded, Progress};
 
-use super::prefix::{Graphs, Parts};
+use super::Graphs;
+use super::prefix::Parts;
 use super::tokens::TokenPolicy;
 use crate::bundle::{BIN_COUNT, TokenSpec};
 use crate::engine::Engine;
@@ -21,7 +22,7 @@ pub(super) fn load(
 ) -> Result<TokenPolicy<OpenVlaBins>, LoadError> {
     let (horizon, dims) = (parts.spec.chunk.horizon, parts.spec.actions.dims().len());
     // Every one of the 256 ids means something; a model gone mad names ids of the text as well.
-    let garbage = parts.spec.model.vocabulary as u32;
+    let garbage = parts.shape.model.vocabulary as u32;
     TokenPolicy::new(parts, rules, OpenVlaBins::new(horizon, dims), garbage, engine, graphs)
 }
 

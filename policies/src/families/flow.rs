@@ -9,8 +9,8 @@ use core::time::Duration;
 use rand::{Rng as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 
-use super::Inspect;
-use super::prefix::{Graphs, Lap, Parts, Prefix, kv_names};
+use super::prefix::{Parts, Prefix, kv_names};
+use super::{Graphs, Inspect, Lap};
 use crate::action_space::NormalisedRows;
 use crate::bundle::{FlowSpec, PolicySpec};
 use crate::chunk::{ActionChunk, Stages};
@@ -59,7 +59,7 @@ impl Flow {
         engine: &dyn Engine,
         graphs: &Graphs<'_>,
     ) -> Result<Self, LoadError> {
-        let m = parts.spec.model;
+        let m = parts.shape.model;
         let (horizon, dims) = (parts.spec.chunk.horizon, parts.spec.actions.dims().len());
         let prefix = Prefix::new(parts, engine, graphs, false)?;
         let mut contract = Contract::new();
@@ -87,7 +87,7 @@ impl Flow {
 
     /// Hands the prefix to the denoising graph: keys and values, mask and positions stay for all steps.
     fn take_prefix(&mut self) -> Result<(), PolicyError> {
-        let rows = self.prefix.spec().model.prefix;
+        let rows = self.prefix.model().prefix;
         let horizon = self.prefix.spec().chunk.horizon;
         let denoise = &mut self.denoise;
         for (new, past) in self.prefix.keys_and_values().zip(&denoise.past) {
@@ -190,8 +190,12 @@ impl Policy for Flow {
 }
 
 impl Inspect for Flow {
-    fn prefix(&self) -> &Prefix {
-        &self.prefix
+    fn text_ids(&self) -> &[u32] {
+        self.prefix.text_ids()
+    }
+
+    fn first(&self) -> Result<&[f32], EngineError> {
+        self.prefix.visual()
     }
 
     fn head(&self) -> Result<&[f32], EngineError> {

@@ -1,23 +1,39 @@
 //! Model families: how observations become graph inputs and graph outputs become rows.
 
+mod act;
 mod bins;
 mod flow;
+mod observation;
 mod pi0_fast;
-pub(crate) mod prefix;
+mod prefix;
 mod tokens;
 
-use crate::bundle::{Bundle, FamilySpec};
-use crate::engine::{Engine, EngineError};
+use core::time::Duration;
+use std::time::Instant as WallInstant;
+
+use crate::bundle::{Bundle, BundleError, FamilySpec};
+use crate::engine::{Engine, EngineError, ExternalFile, GraphSource};
 use crate::load::LoadError;
 use crate::policy::Policy;
-use prefix::{Graphs, Parts, Prefix};
+use prefix::Parts;
 
-/// What golden replay looks at beside the answer.
+/// What golden replay looks at beside the answer; which outputs these are, the family's
+/// [`probes`](FamilySpec::probes) say.
 pub(crate) trait Inspect: Policy {
-    /// The prefix of the last inference.
-    fn prefix(&self) -> &Prefix;
+    /// Prompt ids of the last inference; none for a family without a prompt.
+    fn text_ids(&self) -> &[u32] {
+        &[]
+    }
 
-    /// What the head gave first in the last inference: logits `[V]`, or a velocity `[H, D]`.
+    /// An intermediate output of the last inference; empty for a family without.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    fn first(&self) -> Result<&[f32], EngineError> {
+        Ok(&[])
+    }
+
+    /// What the head gave first in the last inference.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -28,15 +44,55 @@ pub(crate) trait Inspect: Policy {
 ///
 /// # Errors
 /// [`LoadError`] naming the file.
-pub(crate) fn load(
-    bundle: &Bundle,
-    parts: Parts,
-    engine: &dyn Engine,
-    graphs: &Graphs<'_>,
-) -> Result<Box<dyn Inspect>, LoadError> {
-    Ok(match parts.spec.family {
-        FamilySpec::Pi0Fast(rules) => Box::new(pi0_fast::load(bundle, rules, parts, engine, graphs)?),
-        FamilySpec::Bins(rules) => Box::new(bins::load(rules, parts, engine, graphs)?),
-        FamilySpec::Flow(rules) => Box::new(flow::Flow::load(rules, parts, engine, graphs)?),
+pub(crate) fn load(bundle: &Bundle, engine: &dyn Engine) -> Result<Box<dyn Inspect>, LoadError> {
+    let external: Vec<ExternalFile> = bundle
+        .weight_files()
+        .map(|(name, bytes)| ExternalFile { name: name.to_owned(), bytes: bytes.clone() })
+        .collect();
+    let graphs = Graphs { bundle, external: &external };
+    let spec = bundle.spec();
+    Ok(match spec.family {
+        FamilySpec::Pi0Fast(rules) => {
+            let parts = Parts::read(bundle, rules.prefix, rules.action_offset, "the action ids")?;
+            Box::new(pi0_fast::load(bundle, rules, parts, engine, &graphs)?)
+        }
+        FamilySpec::Bins(rules) => {
+            let parts = Parts::read(bundle, rules.prefix, rules.action_offset, "the action ids")?;
+            Box::new(bins::load(rules, parts, engine, &graphs)?)
+        }
+        FamilySpec::Flow(rules) => {
+            let room = rules.prefix.model.vocabulary;
+            let parts = Parts::read(bundle, rules.prefix, room, "past the embedding table")?;
+            Box::new(flow::Flow::load(rules, parts, engine, &graphs)?)
+        }
+        FamilySpec::Act => Box::new(act::Act::load(spec.clone(), engine, &graphs)?),
     })
+}
+
+/// Graphs of a bundle, by file name, and the weights they point into.
+pub(crate) struct Graphs<'a> {
+    bundle: &'a Bundle,
+    external: &'a [ExternalFile],
+}
+
+impl<'a> Graphs<'a> {
+    pub(crate) fn source(&self, name: &'static str) -> Result<GraphSource<'a>, BundleError> {
+        Ok(GraphSource { name, onnx: self.bundle.file(name)?, external: self.external })
+    }
+}
+
+/// Measures stage after stage; for metrics only, never for control.
+pub(crate) struct Lap(WallInstant);
+
+impl Lap {
+    pub(crate) fn start() -> Self {
+        Self(WallInstant::now())
+    }
+
+    pub(crate) fn take(&mut self) -> Duration {
+        let now = WallInstant::now();
+        let lap = now - self.0;
+        self.0 = now;
+        lap
+    }
 }

@@ -2,7 +2,8 @@
 
 use endplate_tokenizers::{FastCodec, FastTokenizer};
 
-use super::prefix::{Graphs, Parts};
+use super::Graphs;
+use super::prefix::Parts;
 use super::tokens::TokenPolicy;
 use crate::bundle::{Bundle, POLICY_FILE, TokenSpec};
 use crate::engine::Engine;
@@ -22,7 +23,7 @@ pub(super) fn load(
     engine: &dyn Engine,
     graphs: &Graphs<'_>,
 ) -> Result<TokenPolicy<FastCodec>, LoadError> {
-    let (vocabulary, spec) = (parts.spec.model.vocabulary, &parts.spec);
+    let (vocabulary, spec) = (parts.shape.model.vocabulary, &parts.spec);
     let bad = |file: &'static str, message: String| LoadError::Tokenizer { file, message };
     let fast = FastTokenizer::from_bytes(bundle.file(TOKENIZER)?, bundle.file(PROCESSOR)?, "tokenizer")
         .map_err(|error| bad(TOKENIZER, error.to_string()))?;

@@ -5,42 +5,55 @@
 //! prefix stands at position `Nv + T` and on.
 
 use core::ops::Range;
-use core::time::Duration;
-use std::time::Instant as WallInstant;
 
 use endplate_tokenizers::{ACTION_PREFIX, PromptTokenizer, discretise_state, fast_prefix};
 
-use crate::bundle::PolicySpec;
+use super::{Graphs, Lap, observation};
+use crate::bundle::safetensors::read_f32;
+use crate::bundle::{Bundle, BundleError, ModelShape, PolicySpec, PrefixSpec};
 use crate::chunk::{ActionChunk, Stages};
-use crate::engine::{Contract, Engine, EngineError, ExternalFile, GraphSource, InputSlot, OutputSlot, Session};
+use crate::engine::{Contract, Engine, EngineError, InputSlot, OutputSlot, Session};
 use crate::image::ImageLoader;
 use crate::kv::MASKED;
+use crate::load::LoadError;
 use crate::observation::{Meter, Observation};
-use crate::policy::{ObservationError, PolicyError, Stage};
+use crate::policy::{PolicyError, Stage};
 
 const VISION: &str = "vision.onnx";
 const PREFILL: &str = "prefill.onnx";
-
-/// Graphs of a bundle, by file name, and the weights they point into.
-pub(crate) struct Graphs<'a> {
-    pub(crate) read: &'a dyn Fn(&'static str) -> Result<&'a [u8], crate::bundle::BundleError>,
-    pub(crate) external: &'a [ExternalFile],
-}
-
-impl<'a> Graphs<'a> {
-    pub(crate) fn source(&self, name: &'static str) -> Result<GraphSource<'a>, crate::load::LoadError> {
-        Ok(GraphSource { name, onnx: (self.read)(name)?, external: self.external })
-    }
-}
+const WEIGHTS: &str = "weights.safetensors";
+const TEXT_TOKENIZER: &str = "text/tokenizer.json";
+const BOS: &str = "<bos>";
 
 /// What the prefix needs beside its graphs.
 pub(crate) struct Parts {
     pub(crate) spec: PolicySpec,
+    pub(crate) shape: PrefixSpec,
     /// `[V, d]`.
-    pub(crate) embedding: Vec<f32>,
-    pub(crate) prompt: PromptTokenizer,
+    embedding: Vec<f32>,
+    prompt: PromptTokenizer,
     /// Id put before the prompt.
-    pub(crate) bos: u32,
+    bos: u32,
+}
+
+impl Parts {
+    /// Reads the embedding table and the prompt's tokenizer, whose ids must lie below `room`, where `end` begins.
+    ///
+    /// # Errors
+    /// [`LoadError`] naming the file.
+    pub(super) fn read(bundle: &Bundle, shape: PrefixSpec, room: usize, end: &str) -> Result<Self, LoadError> {
+        let m = shape.model;
+        let embedding = read_f32(bundle.file(WEIGHTS)?, "embedding", &[m.vocabulary, m.width])
+            .map_err(|error| BundleError::Weights { file: WEIGHTS.to_owned(), error })?;
+        let bad = |message: String| LoadError::Tokenizer { file: TEXT_TOKENIZER, message };
+        let prompt = PromptTokenizer::from_bytes(bundle.file(TEXT_TOKENIZER)?, TEXT_TOKENIZER)
+            .map_err(|error| bad(error.to_string()))?;
+        if prompt.vocab_size() > room {
+            return Err(bad(format!("has {} ids, which reach into {end} from {room}", prompt.vocab_size())));
+        }
+        let bos = prompt.id_of(BOS).ok_or_else(|| bad(format!("has no token {BOS}")))?;
+        Ok(Self { spec: bundle.spec().clone(), shape, embedding, prompt, bos })
+    }
 }
 
 struct Vision {
@@ -80,14 +93,14 @@ impl Prefix {
     /// Loads the two graphs; `with_logits` where the prefill graph also predicts the first token.
     ///
     /// # Errors
-    /// [`LoadError`](crate::load::LoadError) naming the graph and the tensor.
+    /// [`LoadError`] naming the graph and the tensor.
     pub(crate) fn new(
         parts: Parts,
         engine: &dyn Engine,
         graphs: &Graphs<'_>,
         with_logits: bool,
-    ) -> Result<Self, crate::load::LoadError> {
-        let m = parts.spec.model;
+    ) -> Result<Self, LoadError> {
+        let m = parts.shape.model;
         let slot = &parts.spec.cameras[0];
         let mut contract = Contract::new();
         let image =
@@ -109,13 +122,17 @@ impl Prefix {
             vision,
             prefill: Prefill { session, x, positions, mask, logits, new },
             masked_for: None,
-            text_ids: Vec::with_capacity(parts.spec.max_text_tokens),
+            text_ids: Vec::with_capacity(parts.shape.max_text_tokens),
             parts,
         })
     }
 
     pub(crate) fn spec(&self) -> &PolicySpec {
         &self.parts.spec
+    }
+
+    pub(crate) fn model(&self) -> ModelShape {
+        self.parts.shape.model
     }
 
     /// Visual tokens of the last inference, `[Nv, d]`.
@@ -140,19 +157,19 @@ impl Prefix {
 
     /// Rows of the prefix that hold nothing.
     pub(crate) fn padding(&self) -> Range<usize> {
-        let m = self.parts.spec.model;
+        let m = self.model();
         m.visual_tokens..m.prefix - self.text_ids.len()
     }
 
     /// Position of the first thing behind the prefix.
     pub(crate) fn end_position(&self) -> usize {
-        self.parts.spec.model.visual_tokens + self.text_ids.len()
+        self.model().visual_tokens + self.text_ids.len()
     }
 
     /// Row `id` of the embedding table. Ids come from the prompt tokenizer and from the argmax over the vocabulary,
     /// both of which were checked against the table's size at load.
     pub(crate) fn embedding(&self, id: u32) -> &[f32] {
-        embedding_row(&self.parts.embedding, self.parts.spec.model.width, id)
+        embedding_row(&self.parts.embedding, self.model().width, id)
     }
 
     /// Checks an observation and runs it through vision and prefill, charging both.
@@ -167,7 +184,7 @@ impl Prefix {
         stages: &mut Stages,
         lap: &mut Lap,
     ) -> Result<(), PolicyError> {
-        self.check(observation, chunk)?;
+        observation::check(self.spec(), observation, chunk)?;
         self.load_images(observation)?;
         stages.preprocess = lap.take();
         self.vision.session.run()?;
@@ -177,30 +194,6 @@ impl Prefix {
         self.run()?;
         stages.prefill = lap.take();
         meter.charge(Stage::Prefill)
-    }
-
-    fn check(&self, observation: &Observation<'_>, chunk: &ActionChunk) -> Result<(), ObservationError> {
-        let spec = &self.parts.spec;
-        if observation.frames.len() != spec.cameras.len() {
-            return Err(ObservationError::Frames { needed: spec.cameras.len(), got: observation.frames.len() });
-        }
-        let positions = &observation.state.position_rad;
-        if positions.len() != spec.state.len() {
-            return Err(ObservationError::Joints { needed: spec.state.len(), got: positions.len() });
-        }
-        if let Some(joint) = positions.iter().position(|p| !p.is_finite()) {
-            return Err(ObservationError::NonFiniteState { joint });
-        }
-        let (needed_horizon, needed_dims) = (spec.chunk.horizon, spec.actions.dims().len());
-        if (chunk.horizon(), chunk.dims()) != (needed_horizon, needed_dims) {
-            return Err(ObservationError::Chunk {
-                horizon: chunk.horizon(),
-                dims: chunk.dims(),
-                needed_horizon,
-                needed_dims,
-            });
-        }
-        Ok(())
     }
 
     fn load_images(&mut self, observation: &Observation<'_>) -> Result<(), PolicyError> {
@@ -218,8 +211,9 @@ impl Prefix {
     fn encode_prompt(&mut self, observation: &Observation<'_>) -> Result<(), PolicyError> {
         let spec = &self.parts.spec;
         let positions = observation.state.position_rad.iter().enumerate();
-        let bins: Vec<i32> =
-            positions.map(|(dim, position)| discretise_state(spec.state_quantiles.normalise(dim, *position))).collect();
+        let bins: Vec<i32> = positions
+            .map(|(dim, position)| discretise_state(spec.state_normalisation.normalise(dim, *position)))
+            .collect();
         self.text_ids = self.prompt_ids(observation.instruction, &bins)?;
         Ok(())
     }
@@ -229,12 +223,12 @@ impl Prefix {
         let text = fast_prefix(instruction, bins) + ACTION_PREFIX;
         let mut ids = self.parts.prompt.encode(&text)?;
         ids.insert(0, self.parts.bos);
-        let room = self.parts.spec.max_text_tokens;
+        let room = self.parts.shape.max_text_tokens;
         if ids.len() > room { Err(PolicyError::PromptTooLong { tokens: ids.len(), room }) } else { Ok(ids) }
     }
 
     fn run(&mut self) -> Result<(), PolicyError> {
-        let m = self.parts.spec.model;
+        let m = self.model();
         let text = self.text_ids.len();
         let padding = self.padding();
 
@@ -268,22 +262,6 @@ impl Prefix {
         }
         self.prefill.session.run()?;
         Ok(())
-    }
-}
-
-/// Measures stage after stage; for metrics only, never for control.
-pub(crate) struct Lap(WallInstant);
-
-impl Lap {
-    pub(crate) fn start() -> Self {
-        Self(WallInstant::now())
-    }
-
-    pub(crate) fn take(&mut self) -> Duration {
-        let now = WallInstant::now();
-        let lap = now - self.0;
-        self.0 = now;
-        lap
     }
 }
 

@@ -7,10 +7,10 @@ use core::time::Duration;
 
 use endplate_tokenizers::{ActionTokenizer, Progress};
 
-use super::Inspect;
-use super::prefix::{Graphs, Lap, Parts, Prefix, kv_names};
+use super::prefix::{Parts, Prefix, kv_names};
+use super::{Graphs, Inspect, Lap};
 use crate::action_space::NormalisedRows;
-use crate::bundle::{PolicySpec, Strategy, TokenSpec};
+use crate::bundle::{ModelShape, PolicySpec, Strategy, TokenSpec};
 use crate::chunk::{ActionChunk, Stages};
 use crate::engine::{Contract, Engine, EngineError, GraphSource, InputSlot, OutputSlot, Session};
 use crate::kv::{KvShape, KvSlab};
@@ -34,8 +34,7 @@ struct Decoder {
 
 impl Decoder {
     /// Loads a graph of one new token over a slab of `slab` rows.
-    fn load(engine: &dyn Engine, source: GraphSource<'_>, spec: &PolicySpec, slab: usize) -> Result<Self, EngineError> {
-        let m = spec.model;
+    fn load(engine: &dyn Engine, source: GraphSource<'_>, m: ModelShape, slab: usize) -> Result<Self, EngineError> {
         let mut contract = Contract::new();
         let x = contract.input_f32("x", &[1, 1, m.width]);
         let positions = contract.input_i64("positions", &[1, 1]);
@@ -79,10 +78,10 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
         engine: &dyn Engine,
         graphs: &Graphs<'_>,
     ) -> Result<Self, LoadError> {
-        let m = parts.spec.model;
+        let m = parts.shape.model;
         let (horizon, dims) = (parts.spec.chunk.horizon, parts.spec.actions.dims().len());
         let prefix = Prefix::new(parts, engine, graphs, true)?;
-        let decode = Decoder::load(engine, graphs.source(DECODE)?, prefix.spec(), rules.slab)?;
+        let decode = Decoder::load(engine, graphs.source(DECODE)?, m, rules.slab)?;
         Ok(Self {
             decode,
             slab: KvSlab::new(KvShape { heads: m.kv_heads, head_dim: m.head_dim, capacity: rules.slab }),
@@ -99,7 +98,7 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
 
     /// Fills the slab with the prefix.
     fn take_prefix(&mut self) -> Result<(), PolicyError> {
-        let rows = self.prefix.spec().model.prefix;
+        let rows = self.prefix.model().prefix;
         self.slab.crop(0);
         for (new, past) in self.prefix.keys_and_values().zip(&self.decode.past) {
             self.slab.write(self.decode.session.input_f32_mut(*past)?, new?, rows)?;
@@ -230,8 +229,12 @@ impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
 }
 
 impl<T: ActionTokenizer + Send> Inspect for TokenPolicy<T> {
-    fn prefix(&self) -> &Prefix {
-        &self.prefix
+    fn text_ids(&self) -> &[u32] {
+        self.prefix.text_ids()
+    }
+
+    fn first(&self) -> Result<&[f32], EngineError> {
+        self.prefix.visual()
     }
 
     fn head(&self) -> Result<&[f32], EngineError> {

@@ -34,8 +34,12 @@ pub struct Copy {
 
 impl Copy {
     pub fn new() -> Self {
+        Self::of(&bundle_path())
+    }
+
+    pub fn of(bundle: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        copy(&bundle_path(), folder.path());
+        copy(bundle, folder.path());
         Self { folder }
     }
 

@@ -7,7 +7,6 @@ use super::run::{DEFAULT_LATENCY, Images, RunArguments, Task, parse_span};
 use super::view::View;
 use core::time::Duration;
 use endplate_hal::{Camera, Clock, Instant, MonotonicClock, Robot, RobotSpec};
-use endplate_policies::bundle::FamilySpec;
 use endplate_policies::{Bundle, EngineInfo, Epoch, Loaded, OutputFault};
 use endplate_runtime::drive::simulated::{Latency, LatencyModel, Simulated};
 use endplate_runtime::drive::{CameraBank, CameraLoop, CameraWatch, Flow, camera_loops, realtime, simulated};
@@ -191,11 +190,13 @@ fn parse_faults(texts: &[String]) -> Result<Vec<Fault>, CliError> {
 /// Faults of tokens need a policy that speaks in tokens.
 fn refuse_foreign_faults(faults: &[Fault], bundle: &Bundle) -> Result<(), CliError> {
     let of_tokens = |fault: &&Fault| matches!(fault.kind, FaultKind::TokensGarbage | FaultKind::TokensTruncated);
-    match (bundle.spec().family, faults.iter().find(of_tokens)) {
-        (FamilySpec::Flow(_), Some(fault)) => Err(CliError::Input(format!(
-            "--fault {}: {} is a flow policy, which has no tokens to break; use output_nan, output_inf or output_huge",
+    let spec = bundle.spec();
+    match faults.iter().find(of_tokens) {
+        Some(fault) if !spec.family.has_tokens() => Err(CliError::Input(format!(
+            "--fault {}: {} is a policy of the family {}, which has no tokens to break; use output_nan, output_inf or output_huge",
             fault.label(),
-            bundle.spec().name
+            spec.name,
+            spec.family.name()
         ))),
         _ => Ok(()),
     }

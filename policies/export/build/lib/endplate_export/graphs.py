@@ -1,0 +1,250 @@
+"""Hand-built ONNX graphs of the policy (opset 17, static shapes), sharing one weights file.
+
+Weights are fp16 tensors of ``weights.safetensors``; a graph's initialiser is a window into that file (ONNX external
+data: absolute offset and length) and goes through one ``Cast`` to f32, which engines fold when they load. Only
+integers and scalars under 64 bytes are inline. No shape arithmetic, no -1 reshapes: attention is 5-D and grouped.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+WEIGHTS = "weights.safetensors"
+OPSET, IR = 17, 8
+CAMERAS = ("front", "wrist")
+CELLS, MAPS, PATCHES, OCTAVES = 24, 12, 36, 3
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes that the graphs fix. ``prefix`` is S, ``slab`` is Tmax."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    visual_tokens: int
+    prefix: int
+    slab: int
+    vocabulary: int
+
+
+def weights_of(policy) -> dict[str, np.ndarray]:
+    """Every tensor of the bundle, fp16, by its bundle name. Linear weights are [in, out]; ``embedding`` is [V, d].
+
+    ``policy`` is a plain policy (``Policy.plain()``). Training-only heads come along as ``aux.*``.
+    """
+    state = {k: v.detach().cpu().numpy() for k, v in policy.state_dict().items()}
+    config, out = policy.config, {}
+    out["embedding"] = state.pop("table")
+    out["head"] = state.pop("head").T
+    out["final_norm"], out["exit_norm"] = state.pop("final_norm.gain"), state.pop("exit_norm.gain")
+    out["rope"] = policy.frequencies.cpu().numpy()
+    for camera in CAMERAS:
+        stem = f"stems.{camera}."
+        for name in ("conv1", "conv2", "conv3", "maps1", "maps2"):
+            for part in ("weight", "bias"):
+                out[f"vision.{camera}.{name}.{part}"] = state.pop(f"{stem}{name}.{part}")
+        out[f"vision.{camera}.position"] = state.pop(stem + "position")
+        out[f"vision.{camera}.keypoint.weight"] = state.pop(stem + "keypoint.weight").T
+        out[f"vision.{camera}.keypoint.bias"] = state.pop(stem + "keypoint.bias") + state.pop(stem + "keypoint_position")  # [3, d]
+    q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    for layer in range(config.layers):
+        block, name = f"blocks.{layer}.", f"layers.{layer}."
+        qkv = state.pop(block + "qkv.weight")
+        out[name + "q"], out[name + "k"], out[name + "v"] = qkv[:q].T, qkv[q : q + kv].T, qkv[q + kv :].T
+        for part in ("out", "gate", "up", "down"):
+            out[name + part] = state.pop(f"{block}{part}.weight").T
+        for part in ("attention_norm", "mlp_norm"):
+            out[name + part] = state.pop(f"{block}{part}.gain")
+    for key in list(state):
+        if key.startswith("aux_"):
+            value = state.pop(key)
+            out["aux." + key[4:]] = value.T if value.ndim == 2 else value
+    if state:
+        raise ValueError(f"tensors without a place in the bundle: {sorted(state)}")
+    return {k: np.ascontiguousarray(v.astype(np.float16)) for k, v in out.items()}
+
+
+class Weights:
+    """Where each tensor lies in the safetensors file (absolute byte offset), and its values as fp16."""
+
+    def __init__(self, path: str | Path):
+        raw = Path(path).read_bytes()
+        header = int.from_bytes(raw[:8], "little")
+        self.entries = {}
+        self.values = {}
+        for name, entry in json.loads(raw[8 : 8 + header]).items():
+            if name == "__metadata__":
+                continue
+            if entry["dtype"] != "F16":
+                raise ValueError(f"{path}: {name} is {entry['dtype']}, expected F16")
+            start, end = (8 + header + o for o in entry["data_offsets"])
+            self.entries[name] = (start, end - start, entry["shape"])
+            self.values[name] = np.frombuffer(raw[start:end], "<f2").reshape(entry["shape"])
+
+
+class Graph:
+    """A small ONNX writer: inputs, nodes, initialisers, outputs. ``inline`` puts f32 weights into the model itself."""
+
+    def __init__(self, name: str, weights: Weights, inline: bool = False):
+        self.name, self.weights, self.inline = name, weights, inline
+        self.nodes, self.initialisers, self.inputs, self.outputs = [], [], [], []
+        self.known: dict = {}
+
+    def input(self, name: str, shape: list[int], kind: int = TensorProto.FLOAT) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def output(self, name: str, shape: list[int]) -> str:
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def op(self, kind: str, *inputs: str, out: str | None = None, **attributes) -> str:
+        name = out or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=f"{kind}_{len(self.nodes)}", **attributes))
+        return name
+
+    def small(self, value) -> str:
+        """Inline constant: integers of any size, floats under 64 bytes."""
+        value = np.asarray(value)
+        if value.dtype.kind == "f" and value.nbytes >= 64:
+            raise ValueError("float constants of 64 bytes or more belong in the weights file")
+        key = (value.tobytes(), value.dtype.str, value.shape)
+        if key not in self.known:
+            self.known[key] = f"c{len(self.known)}"
+            self.initialisers.append(numpy_helper.from_array(value, self.known[key]))
+        return self.known[key]
+
+    def ints(self, *values: int) -> str:
+        return self.small(np.array(values, np.int64))
+
+    def number(self, value: float) -> str:
+        return self.small(np.array(value, np.float32))
+
+    def weight(self, name: str) -> str:
+        """f32 view of one tensor of the weights file."""
+        if name in self.known:
+            return self.known[name]
+        start, length, shape = self.weights.entries[name]
+        if self.inline:
+            self.initialisers.append(numpy_helper.from_array(self.weights.values[name].astype(np.float32), name))
+            self.known[name] = name
+            return name
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=shape, data_location=TensorProto.EXTERNAL)
+        for key, value in (("location", WEIGHTS), ("offset", str(start)), ("length", str(length))):
+            tensor.external_data.add(key=key, value=value)
+        self.initialisers.append(tensor)
+        self.known[name] = self.op("Cast", name, out=f"{name}_f32", to=TensorProto.FLOAT)
+        return self.known[name]
+
+    def model(self) -> ModelProto:
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.initialisers)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="endplate-export")
+
+    # -- pieces -----------------------------------------------------------------------------------------------------
+    def gelu(self, x: str) -> str:
+        """Exact GELU by Erf."""
+        return self.op("Mul", self.op("Mul", x, self.number(0.5)), self.op("Add", self.op("Erf", self.op("Mul", x, self.number(2**-0.5))), self.number(1.0)))
+
+    def norm(self, x: str, gain: str) -> str:
+        square = self.op("ReduceMean", self.op("Mul", x, x), axes=[-1], keepdims=1)
+        return self.op("Mul", self.op("Div", x, self.op("Sqrt", self.op("Add", square, self.number(1e-6)))), self.weight(gain))
+
+    def conv(self, x: str, name: str, kernel: int, stride: int, pad: int) -> str:
+        return self.op("Conv", x, self.weight(name + ".weight"), self.weight(name + ".bias"), kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
+
+
+def vision(weights: Weights, shape: Shape, keypoint_order: list[int], inline: bool = False) -> ModelProto:
+    """``image`` f32 [2, 3, 96, 96] in 0..1 -> ``visual`` f32 [1, Nv, d]: patches front, patches wrist, keypoints front, keypoints wrist."""
+    g = Graph("vision", weights, inline)
+    g.input("image", [len(CAMERAS), 3, 96, 96])
+    centred = g.op("Sub", "image", g.number(0.5))
+    # The grid -1..1 is even, so it is made from integer columns and rows, which may stand inline.
+    cells = np.arange(CELLS * CELLS)
+    grid = np.stack([cells % CELLS, cells // CELLS], 1).astype(np.int64)
+    grid = g.op("Add", g.op("Mul", g.op("Cast", g.small(grid), to=TensorProto.FLOAT), g.number(2 / (CELLS - 1))), g.number(-1.0))
+    patches, keypoints = [], []
+    for i, camera in enumerate(CAMERAS):
+        stem = f"vision.{camera}."
+        image = g.op("Slice", centred, g.ints(i), g.ints(i + 1), g.ints(0))
+        f = g.gelu(g.conv(image, stem + "conv1", 4, 4, 0))
+        p = g.conv(g.gelu(g.conv(f, stem + "conv2", 3, 2, 1)), stem + "conv3", 3, 2, 1)
+        p = g.op("Transpose", g.op("Reshape", p, g.ints(1, shape.width, PATCHES)), perm=[0, 2, 1])
+        patches.append(g.op("Add", p, g.weight(stem + "position")))
+        maps = g.conv(g.gelu(g.conv(f, stem + "maps1", 3, 1, 1)), stem + "maps2", 1, 1, 0)
+        weight = g.op("Softmax", g.op("Reshape", maps, g.ints(1, MAPS, CELLS * CELLS)), axis=-1)
+        xy = g.op("MatMul", weight, grid)
+        waves = [xy, g.op("ReduceMax", weight, axes=[-1], keepdims=1)]
+        for k in range(OCTAVES):
+            angle = g.op("Mul", xy, g.number(np.pi * 2.0**k))
+            waves += [g.op("Sin", angle), g.op("Cos", angle)]
+        features = g.op("Gather", g.op("Concat", *waves, axis=2), g.ints(*keypoint_order), axis=1)
+        features = g.op("Reshape", features, g.ints(1, 3, 4 * (3 + 4 * OCTAVES)))
+        keypoints.append(g.op("Add", g.op("MatMul", features, g.weight(stem + "keypoint.weight")), g.weight(stem + "keypoint.bias")))
+    g.op("Concat", *patches, *keypoints, axis=1, out="visual")
+    g.output("visual", [1, shape.visual_tokens, shape.width])
+    return g.model()
+
+
+def decoder(weights: Weights, shape: Shape, rows: int, past: int, inline: bool = False) -> ModelProto:
+    """``prefill`` (rows = S, past = 0) or ``decode_k1`` (rows = 1, past = Tmax); logits of the last row only."""
+    s, d, hd = rows, shape.width, shape.head_dim
+    group, half = shape.heads // shape.kv_heads, shape.head_dim // 2
+    g = Graph("prefill" if past == 0 else f"decode_k{rows}", weights, inline)
+    x = g.input("x", [1, s, d])
+    g.input("positions", [1, s], TensorProto.INT64)
+    g.input("mask", [1, 1, s, past + s])
+    for layer in range(shape.layers if past else 0):
+        g.input(f"past_k_{layer}", [1, shape.kv_heads, past, hd])
+        g.input(f"past_v_{layer}", [1, shape.kv_heads, past, hd])
+    angle = g.op("Mul", g.op("Reshape", g.op("Cast", "positions", to=TensorProto.FLOAT), g.ints(1, 1, s, 1)), g.weight("rope"))
+    cos, sin = g.op("Cos", angle), g.op("Sin", angle)  # [1, 1, s, hd/2]
+    mask = g.op("Unsqueeze", "mask", g.ints(2))
+
+    def heads(t: str, n: int) -> str:
+        return g.op("Transpose", g.op("Reshape", t, g.ints(1, s, n, hd)), perm=[0, 2, 1, 3])
+
+    def rotate(t: str, out: str | None = None) -> str:
+        left = g.op("Slice", t, g.ints(0), g.ints(half), g.ints(3))
+        right = g.op("Slice", t, g.ints(half), g.ints(hd), g.ints(3))
+        turned_left = g.op("Sub", g.op("Mul", left, cos), g.op("Mul", right, sin))
+        turned_right = g.op("Add", g.op("Mul", right, cos), g.op("Mul", left, sin))
+        return g.op("Concat", turned_left, turned_right, axis=3, out=out)
+
+    for layer in range(shape.layers):
+        name = f"layers.{layer}."
+        last = layer == shape.layers - 1
+        h = g.norm(x, name + "attention_norm")
+        k = rotate(heads(g.op("MatMul", h, g.weight(name + "k")), shape.kv_heads), out=f"new_k_{layer}")
+        v = g.op("Transpose", g.op("Reshape", g.op("MatMul", h, g.weight(name + "v")), g.ints(1, s, shape.kv_heads, hd)), perm=[0, 2, 1, 3], out=f"new_v_{layer}")
+        g.output(k, [1, shape.kv_heads, s, hd])
+        g.output(v, [1, shape.kv_heads, s, hd])
+        q = rotate(heads(g.op("MatMul", h, g.weight(name + "q")), shape.heads))
+        kept, bias = s, mask
+        if last and s > 1:  # nothing after the last layer's attention needs more than the last row
+            kept = 1
+            q = g.op("Slice", q, g.ints(s - 1), g.ints(s), g.ints(2))
+            x = g.op("Slice", x, g.ints(s - 1), g.ints(s), g.ints(1))
+            bias = g.op("Slice", mask, g.ints(s - 1), g.ints(s), g.ints(3))
+        keys = g.op("Concat", f"past_k_{layer}", k, axis=2) if past else k
+        values = g.op("Concat", f"past_v_{layer}", v, axis=2) if past else v
+        q = g.op("Reshape", q, g.ints(1, shape.kv_heads, group, kept, hd))
+        keys = g.op("Unsqueeze", g.op("Transpose", keys, perm=[0, 1, 3, 2]), g.ints(2))
+        scores = g.op("Add", g.op("Mul", g.op("MatMul", q, keys), g.number(hd**-0.5)), bias)
+        a = g.op("MatMul", g.op("Softmax", scores, axis=-1), g.op("Unsqueeze", values, g.ints(2)))
+        a = g.op("Reshape", g.op("Transpose", a, perm=[0, 3, 1, 2, 4]), g.ints(1, kept, shape.heads * hd))
+        x = g.op("Add", x, g.op("MatMul", a, g.weight(name + "out")))
+        h = g.norm(x, name + "mlp_norm")
+        gate = g.op("MatMul", h, g.weight(name + "gate"))
+        gate = g.op("Mul", gate, g.op("Sigmoid", gate))
+        x = g.op("Add", x, g.op("MatMul", g.op("Mul", gate, g.op("MatMul", h, g.weight(name + "up"))), g.weight(name + "down")))
+    g.op("MatMul", g.norm(x, "final_norm"), g.weight("head"), out="logits")
+    g.output("logits", [1, 1, shape.vocabulary])
+    return g.model()

@@ -1,0 +1,109 @@
+"""Torch modules to ONNX graphs: static shapes, f32, opset 17, large initialisers together in ``weights.bin``."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from . import ExportError
+from . import statistics
+from .checkpoint import EPSILON, Checkpoint
+
+OPSET = 17
+WEIGHTS = "weights.bin"
+#: Initialisers of fewer bytes stay inside the graph.
+SMALL = 256
+
+
+class Images(torch.nn.Module):
+    """What LeRobot's normaliser does to each camera's image in 0..1, with its statistics as constants."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        super().__init__()
+        self.kinds = []
+        for i, camera in enumerate(checkpoint.cameras):
+            kind, first, second = statistics.image(checkpoint, camera)
+            self.kinds.append(kind)
+            for name, values in (("first", first), ("second", second)):
+                self.register_buffer(f"{name}_{i}", torch.zeros(0) if values is None else torch.from_numpy(values.copy()))
+
+    def forward(self, i: int, image: torch.Tensor) -> torch.Tensor:
+        """Image ``i`` in slot order, [..., 3, h, w]."""
+        first, second = getattr(self, f"first_{i}"), getattr(self, f"second_{i}")
+        if self.kinds[i] == "mean_std":
+            return (image - first) / (second + EPSILON)
+        if self.kinds[i] == "range":
+            return 2 * (image - first) / (second - first) - 1
+        return image
+
+
+class Shared:
+    """``weights.bin``: equal initialisers of several graphs lie there once."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / WEIGHTS
+        self.blob, self.places = bytearray(), {}
+
+    def take(self, model: onnx.ModelProto) -> None:
+        """Moves the large initialisers of a graph out of it."""
+        for tensor in model.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.nbytes < SMALL or values.dtype == np.int64:
+                continue
+            if values.dtype == np.float32 and not np.isfinite(values).all():
+                raise ExportError("model.safetensors", tensor.name, "not finite", "use another checkpoint")
+            raw = values.tobytes()
+            if raw not in self.places:
+                self.blob.extend(b"\0" * (-len(self.blob) % 64))
+                self.places[raw] = len(self.blob)
+                self.blob.extend(raw)
+            for field in ("raw_data", "float_data", "int32_data"):
+                tensor.ClearField(field)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", WEIGHTS), ("offset", self.places[raw]), ("length", len(raw))):
+                tensor.external_data.add(key=key, value=str(value))
+
+    def close(self) -> None:
+        self.path.write_bytes(self.blob)
+
+
+def export(module: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str], path: Path, shared: Shared) -> None:
+    """Writes ``path``: the module at exactly these shapes, f32 and i64 only.
+
+    Raises ExportError when the graph does not have these inputs and outputs.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(), tuple(inputs.values()), buffer, input_names=list(inputs), output_names=outputs, opset_version=OPSET, dynamo=False, do_constant_folding=True
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    for name, values, declared in (("inputs", list(inputs), model.graph.input), ("outputs", outputs, model.graph.output)):
+        found = [tensor.name for tensor in declared]
+        if found != values:
+            raise ExportError(path.name, name, found, f"the export must keep {values}: an input that the network does not use cannot be part of a bundle")
+    for tensor in (*model.graph.input, *model.graph.output):
+        if tensor.type.tensor_type.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64):
+            raise ExportError(path.name, tensor.name, "neither f32 nor i64", "the export went wrong")
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+    model.producer_name, model.producer_version = "endplate-export", ""
+    shared.take(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """The graph on one CPU thread."""
+    onnx.checker.check_model(str(path), full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,113 @@
+"""What a checkpoint does not say and a robot has to know, from a TOML file.
+
+```toml
+robot = "so101"        # the robot description the policy is for
+fps = 30.0             # rows a second, as the dataset was recorded
+
+[[state]]              # one per dimension of observation.state, in its order
+name = "shoulder_pan"
+unit = "rad"           # rad or m; the joint's value is scale * (the dataset's number) + offset
+scale = 0.017453292519943295
+offset = 0.0
+
+[[action]]             # one per dimension of action, in its order
+name = "gripper"
+kind = "gripper"       # joint_abs or gripper
+unit = "rad"
+```
+
+Optional: ``observation_lag_s`` (0), ``max_skew_s`` (0.05), and per action ``interpolation`` (smooth) and ``blending``
+(average; latch for a gripper).
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import ExportError
+
+FILE = "embodiment.toml"
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One dimension of a state or an action: ``scale * (the dataset's number) + offset`` is its value in ``unit``."""
+
+    name: str
+    unit: str
+    scale: float
+    offset: float
+    kind: str = ""
+    interpolation: str = ""
+    blending: str = ""
+
+
+@dataclass(frozen=True)
+class Embodiment:
+    robot: str
+    fps: float
+    observation_lag_s: float
+    max_skew_s: float
+    state: tuple[Dim, ...]
+    action: tuple[Dim, ...]
+
+    @property
+    def row_period_s(self) -> float:
+        return 1.0 / self.fps
+
+
+def read(path: Path, states: int, actions: int) -> Embodiment:
+    """Reads the file for a policy of so many dimensions. Raises ExportError naming the key."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExportError(
+            path, "", "", f"missing; a checkpoint names no joints, units or rate: write them there ({states} [[state]], {actions} [[action]]; "
+            "its form is in the documentation) or name another file with --embodiment"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ExportError(path, "", "", f"is no TOML: {error}") from None
+    known = {"robot", "fps", "observation_lag_s", "max_skew_s", "state", "action"}
+    for key in values.keys() - known:
+        raise ExportError(path, key, values[key], f"unknown key; use {', '.join(sorted(known))}")
+    if not isinstance(values.get("robot"), str):
+        raise ExportError(path, "robot", values.get("robot"), "write the name of the robot description")
+    lists = []
+    for name, needed in (("state", states), ("action", actions)):
+        entries = values.get(name, [])
+        if len(entries) != needed:
+            raise ExportError(path, f"[[{name}]]", f"{len(entries)} entries", f"the policy has {needed} dimensions")
+        lists.append(tuple(_dim(path, f"{name}[{i}]", entry, name == "action") for i, entry in enumerate(entries)))
+    return Embodiment(
+        values["robot"], _number(path, values, "fps", None, above=0.0), _number(path, values, "observation_lag_s", 0.0), _number(path, values, "max_skew_s", 0.05), *lists
+    )
+
+
+def _number(path: Path, table: dict, key: str, default: float | None, above: float | None = None, where: str = "") -> float:
+    value = table.get(key, default)
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or (above is not None and value <= above) or (above is None and key.endswith("_s") and value < 0):
+        raise ExportError(path, where + key, value, "write a finite number" + (f" above {above}" if above is not None else ""))
+    return float(value)
+
+
+def _dim(path: Path, where: str, entry: dict, is_action: bool) -> Dim:
+    known = {"name", "unit", "scale", "offset"} | ({"kind", "interpolation", "blending"} if is_action else set())
+    for key in entry.keys() - known:
+        raise ExportError(path, f"{where}.{key}", entry[key], f"unknown key; use {', '.join(sorted(known))}")
+    name, unit = entry.get("name"), entry.get("unit", "rad")
+    if not isinstance(name, str) or not name:
+        raise ExportError(path, f"{where}.name", name, "write the joint's name as the robot description has it")
+    if unit not in ("rad", "m"):
+        raise ExportError(path, f"{where}.unit", unit, "rad or m: scale and offset convert the dataset's numbers")
+    scale = _number(path, entry, "scale", 1.0, above=0.0, where=f"{where}.")
+    offset = _number(path, entry, "offset", 0.0, where=f"{where}.")
+    if not is_action:
+        return Dim(name, unit, scale, offset)
+    kind = entry.get("kind", "joint_abs")
+    if kind not in ("joint_abs", "gripper"):
+        raise ExportError(path, f"{where}.kind", kind, "joint_abs or gripper: LeRobot's policies command joint positions")
+    return Dim(name, unit, scale, offset, kind, entry.get("interpolation", "smooth"), entry.get("blending", "latch" if kind == "gripper" else "average"))

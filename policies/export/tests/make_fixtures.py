@@ -1,0 +1,40 @@
+"""Writes the small LeRobot bundles of the family conformance suite, `policies/tests/bundles/`.
+
+    python policies/export/tests/make_fixtures.py
+
+Random weights from the seeds below; needs `pip install './policies/export[lerobot]'`. The files depend on the versions
+of torch and LeRobot only in their last bits, and the suite compares against the golden outputs in them.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import lerobot_policies  # noqa: E402
+
+from endplate_export import cli  # noqa: E402
+
+OUT = HERE.parent.parent / "tests" / "bundles"
+#: Name -> how the policy is made.
+FIXTURES = {
+    "lerobot_act": lambda folder: lerobot_policies.act(folder, tiny=True, seed=1),
+}
+
+
+def main(names) -> int:
+    for name in names or FIXTURES:
+        with tempfile.TemporaryDirectory() as scratch:
+            checkpoint = FIXTURES[name](Path(scratch) / name)
+            shutil.rmtree(OUT / name, ignore_errors=True)
+            if code := cli.main(["lerobot", str(checkpoint), "--out", str(OUT / name), "--description", "Random weights, for tests."]):
+                return code
+        print(f"{name}: {sum(p.stat().st_size for p in (OUT / name).rglob('*') if p.is_file()) / 1000:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

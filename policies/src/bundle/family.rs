@@ -1,0 +1,371 @@
+//! What a model family needs to know, and which keys of `policy.toml` belong to which family.
+
+use super::raw::{RawModel, RawPolicy};
+use super::spec::{MAX_SIZE, choose, invalid};
+use super::{BundleError, POLICY_FILE};
+
+/// Ids of OpenVLA's bins.
+pub(crate) const BIN_COUNT: usize = 256;
+/// Bins of a discretised state: part of the π0-FAST prompt, the same in every bundle.
+const STATE_BINS: usize = 256;
+/// More Euler steps than any flow policy takes.
+const MAX_STEPS: usize = 1000;
+
+/// What a model family needs to know.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum FamilySpec {
+    /// FAST tokens, one by one, until the coefficients are complete.
+    Pi0Fast(TokenSpec),
+    /// One bin token a value, time-major, one by one.
+    Bins(TokenSpec),
+    /// Noise becomes a chunk in a few steps along a learned velocity.
+    Flow(FlowSpec),
+    /// One pass from images and state to all rows.
+    Act,
+}
+
+/// An intermediate output that golden replay compares.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Probe {
+    /// Golden array, without the sample's number.
+    pub(crate) array: &'static str,
+    /// Tolerance key in `[engines]`.
+    pub(crate) key: &'static str,
+    /// In words.
+    pub(crate) what: &'static str,
+}
+
+/// The first and the last intermediate output of a family that golden replay compares.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Probes {
+    pub(crate) first: Option<Probe>,
+    pub(crate) head: Probe,
+}
+
+/// The keys of `[budget]` by what they charge: images, everything up to the first token or step, each of those.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) struct CostKeys {
+    pub(super) vision: Option<&'static str>,
+    pub(super) prefill: &'static str,
+    pub(super) step: Option<&'static str>,
+}
+
+impl FamilySpec {
+    /// The names of the families this build runs, as `policy.toml` writes them.
+    pub const NAMES: [&'static str; 4] = ["pi0_fast", "bins", "flow", "act"];
+
+    /// Its name in `policy.toml`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Pi0Fast(_) => Self::NAMES[0],
+            Self::Bins(_) => Self::NAMES[1],
+            Self::Flow(_) => Self::NAMES[2],
+            Self::Act => Self::NAMES[3],
+        }
+    }
+
+    /// Whether it reads the instruction.
+    pub const fn reads_instruction(&self) -> bool {
+        match self {
+            Self::Pi0Fast(_) | Self::Bins(_) | Self::Flow(_) => true,
+            Self::Act => false,
+        }
+    }
+
+    /// Whether it generates action tokens.
+    pub const fn has_tokens(&self) -> bool {
+        matches!(self, Self::Pi0Fast(_) | Self::Bins(_))
+    }
+
+    /// Whether all cameras enter one tensor, and so must have one size.
+    pub(super) const fn shares_an_image_tensor(&self) -> bool {
+        matches!(self, Self::Pi0Fast(_) | Self::Bins(_) | Self::Flow(_))
+    }
+
+    /// Whether the state is written into the prompt as bins between −1 and 1.
+    pub(super) const fn bins_the_state(&self) -> bool {
+        matches!(self, Self::Pi0Fast(_) | Self::Bins(_) | Self::Flow(_))
+    }
+
+    pub(crate) const fn probes(&self) -> Probes {
+        const VISUAL: Option<Probe> = Some(Probe { array: "visual", key: "visual", what: "a visual token" });
+        match self {
+            Self::Pi0Fast(_) | Self::Bins(_) => Probes {
+                first: VISUAL,
+                head: Probe { array: "prefill_logits", key: "logits", what: "a logit after the prefix" },
+            },
+            Self::Flow(_) => Probes {
+                first: VISUAL,
+                head: Probe { array: "velocity", key: "velocity", what: "a velocity of the first step" },
+            },
+            Self::Act => Probes {
+                first: None,
+                head: Probe { array: "output", key: "output", what: "a normalised value of the output" },
+            },
+        }
+    }
+
+    pub(super) const fn cost_keys(&self) -> CostKeys {
+        match self {
+            Self::Pi0Fast(_) | Self::Bins(_) => {
+                CostKeys { vision: Some("vision_ms"), prefill: "prefill_ms", step: Some("token_ms") }
+            }
+            Self::Flow(_) => CostKeys { vision: Some("vision_ms"), prefill: "prefill_ms", step: Some("step_ms") },
+            Self::Act => CostKeys { vision: None, prefill: "forward_ms", step: None },
+        }
+    }
+}
+
+/// The prefix of the families that build one from visual tokens and a prompt.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct PrefixSpec {
+    /// Sizes of the graphs.
+    pub model: ModelShape,
+    /// Most text tokens of a prompt.
+    pub max_text_tokens: usize,
+}
+
+/// Sizes the graphs around a prefix share.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct ModelShape {
+    /// `d`.
+    pub width: usize,
+    /// `L`.
+    pub layers: usize,
+    /// `Hkv`.
+    pub kv_heads: usize,
+    /// `hd`.
+    pub head_dim: usize,
+    /// `Nv`.
+    pub visual_tokens: usize,
+    /// `S`, rows of the prefix.
+    pub prefix: usize,
+    /// `V`, rows of the embedding table.
+    pub vocabulary: usize,
+}
+
+/// How a family that speaks in tokens generates them.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct TokenSpec {
+    /// What comes before the tokens.
+    pub prefix: PrefixSpec,
+    /// Most action tokens generated.
+    pub max_tokens: usize,
+    /// `Tmax`, rows of the key-value slab.
+    pub slab: usize,
+    /// Vocabulary id of action token 0.
+    pub action_offset: usize,
+    /// Layer after which the auxiliary head sits.
+    pub exit_layer: usize,
+    /// How tokens are chosen.
+    pub strategy: Strategy,
+}
+
+/// How a flow-matching family denoises.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct FlowSpec {
+    /// What the velocity is conditioned on.
+    pub prefix: PrefixSpec,
+    /// Euler steps from noise (τ = 0) to data (τ = 1).
+    pub steps: usize,
+    /// Committed rows the policy was trained to continue (training-time real-time chunking).
+    pub max_prefix_rows: usize,
+}
+
+/// How tokens are generated.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// The most likely token, one at a time.
+    Greedy,
+    /// The most likely token that the tokenizer can still take: one that breaks no character, leaves no range and does
+    /// not overrun the chunk. How often the most likely token was not taken is counted.
+    GreedyConstrained,
+}
+
+/// The value of a key this family needs; `other` is a key given in its place that belongs to another family.
+fn required<T>(key: &str, value: Option<T>, other: Option<&str>) -> Result<T, BundleError> {
+    match (value, other) {
+        (Some(value), None) => Ok(value),
+        (_, Some(other)) => Err(invalid(other, "given", format!("another family's key: write {key}"))),
+        (None, None) => Err(invalid(key, "missing", "this family needs it")),
+    }
+}
+
+/// The family with everything that depends on it alone.
+pub(super) fn checked_family(raw: &RawPolicy) -> Result<FamilySpec, BundleError> {
+    let name = FamilySpec::NAMES
+        .into_iter()
+        .find(|name| *name == raw.family)
+        .ok_or_else(|| invalid("family", &raw.family, format!("this build runs {}", FamilySpec::NAMES.join(", "))))?;
+    let around_a_prefix = matches!(name, "pi0_fast" | "bins" | "flow");
+    let tables = [
+        ("prompt", raw.prompt.is_some(), around_a_prefix),
+        ("model", raw.model.is_some(), around_a_prefix),
+        ("decoding", raw.decoding.is_some(), matches!(name, "pi0_fast" | "bins")),
+        ("bins", raw.bins.is_some(), name == "bins"),
+        ("flow", raw.flow.is_some(), name == "flow"),
+    ];
+    for (table, given, wanted) in tables {
+        if given != wanted {
+            let remedy = if wanted { "this family needs the table" } else { "remove the table of another family" };
+            return Err(invalid(format!("[{table}]"), if given { "given" } else { "missing" }, remedy));
+        }
+    }
+    Ok(match name {
+        "pi0_fast" => FamilySpec::Pi0Fast(checked_tokens(raw)?),
+        "bins" => FamilySpec::Bins(checked_bins(raw)?),
+        "flow" => FamilySpec::Flow(checked_flow(raw)?),
+        _ => FamilySpec::Act,
+    })
+}
+
+fn checked_prefix(raw: &RawPolicy) -> Result<(PrefixSpec, &RawModel), BundleError> {
+    let model = required("[model]", raw.model.as_ref(), None)?;
+    let prompt = required("[prompt]", raw.prompt.as_ref(), None)?;
+    if prompt.state_bins != STATE_BINS {
+        let remedy = format!("this family's prompt has {STATE_BINS} bins");
+        return Err(invalid("prompt.state_bins", prompt.state_bins, remedy));
+    }
+    let prefix =
+        PrefixSpec { model: checked_model(model, prompt.max_text_tokens)?, max_text_tokens: prompt.max_text_tokens };
+    Ok((prefix, model))
+}
+
+fn checked_tokens(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
+    let (prefix, model) = checked_prefix(raw)?;
+    let size = |key: &str, value: Option<usize>| {
+        let value = required(key, value, None)?;
+        if value == 0 || value > MAX_SIZE {
+            return Err(invalid(key, value, format!("write a size between 1 and {MAX_SIZE}")));
+        }
+        Ok(value)
+    };
+    let strategy = raw.decoding.as_ref().map_or("", |decoding| decoding.strategy.as_str());
+    let tokens = TokenSpec {
+        prefix,
+        max_tokens: size("model.max_tokens", model.max_tokens)?,
+        slab: size("model.slab", model.slab)?,
+        action_offset: size("model.action_offset", model.action_offset)?,
+        exit_layer: required("model.exit_layer", model.exit_layer, None)?,
+        strategy: choose(
+            "decoding.strategy",
+            strategy,
+            &[("greedy", Strategy::Greedy), ("greedy_constrained", Strategy::GreedyConstrained)],
+        )?,
+    };
+    if tokens.slab != model.prefix + tokens.max_tokens {
+        let remedy = format!("prefix and max_tokens make {}", model.prefix + tokens.max_tokens);
+        return Err(invalid("model.slab", tokens.slab, remedy));
+    }
+    if tokens.action_offset >= model.vocabulary {
+        let remedy = format!("action tokens must lie inside the vocabulary of {}", model.vocabulary);
+        return Err(invalid("model.action_offset", tokens.action_offset, remedy));
+    }
+    if tokens.exit_layer > model.layers {
+        return Err(invalid("model.exit_layer", tokens.exit_layer, format!("there are {} layers", model.layers)));
+    }
+    Ok(tokens)
+}
+
+fn checked_bins(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
+    let tokens = checked_tokens(raw)?;
+    if let Some(bins) = &raw.bins {
+        choose("bins.scheme", &bins.scheme, &[("openvla", ())])?;
+        let room = tokens.prefix.model.vocabulary - tokens.action_offset;
+        if bins.count != BIN_COUNT || room != BIN_COUNT {
+            let value = format!("{} with room for {room} ids", bins.count);
+            return Err(invalid("bins.count", value, format!("the scheme openvla has {BIN_COUNT} ids")));
+        }
+    }
+    let values = raw.chunk.horizon.saturating_mul(raw.action.len());
+    if tokens.max_tokens != values {
+        let remedy = format!("a bin token a value: {} rows of {} make {values}", raw.chunk.horizon, raw.action.len());
+        return Err(invalid("model.max_tokens", tokens.max_tokens, remedy));
+    }
+    Ok(tokens)
+}
+
+fn checked_flow(raw: &RawPolicy) -> Result<FlowSpec, BundleError> {
+    let (prefix, model) = checked_prefix(raw)?;
+    let others = [
+        ("max_tokens", model.max_tokens),
+        ("slab", model.slab),
+        ("action_offset", model.action_offset),
+        ("exit_layer", model.exit_layer),
+    ];
+    if let Some((name, Some(value))) = others.into_iter().find(|(_, value)| value.is_some()) {
+        return Err(invalid(format!("model.{name}"), value, "a flow policy has no tokens: remove the key"));
+    }
+    let flow = raw.flow.as_ref().map(|flow| (flow.steps, flow.time.as_str(), flow.max_prefix_rows));
+    let (steps, time, max_prefix_rows) = required("[flow]", flow, None)?;
+    choose("flow.time", time, &[("per_row", ())])?;
+    if steps == 0 || steps > MAX_STEPS {
+        return Err(invalid("flow.steps", steps, format!("write between 1 and {MAX_STEPS} Euler steps")));
+    }
+    if max_prefix_rows >= raw.chunk.horizon {
+        let remedy = format!("fewer than the {} rows of a chunk", raw.chunk.horizon);
+        return Err(invalid("flow.max_prefix_rows", max_prefix_rows, remedy));
+    }
+    Ok(FlowSpec { prefix, steps, max_prefix_rows })
+}
+
+fn checked_model(raw: &RawModel, text: usize) -> Result<ModelShape, BundleError> {
+    let sizes = [
+        ("width", raw.width),
+        ("layers", raw.layers),
+        ("kv_heads", raw.kv_heads),
+        ("head_dim", raw.head_dim),
+        ("visual_tokens", raw.visual_tokens),
+        ("prefix", raw.prefix),
+        ("vocabulary", raw.vocabulary),
+    ];
+    for (name, value) in sizes {
+        if value == 0 || value > MAX_SIZE {
+            return Err(invalid(format!("model.{name}"), value, format!("write a size between 1 and {MAX_SIZE}")));
+        }
+    }
+    if text == 0 || text > MAX_SIZE || raw.visual_tokens + text > raw.prefix {
+        let remedy = format!("{} visual and {text} text tokens must fit", raw.visual_tokens);
+        return Err(invalid("model.prefix", raw.prefix, remedy));
+    }
+    Ok(ModelShape {
+        width: raw.width,
+        layers: raw.layers,
+        kv_heads: raw.kv_heads,
+        head_dim: raw.head_dim,
+        visual_tokens: raw.visual_tokens,
+        prefix: raw.prefix,
+        vocabulary: raw.vocabulary,
+    })
+}
+
+/// Of the keys given in a table, exactly those the family wants, in its order.
+///
+/// # Errors
+/// [`BundleError::Invalid`] for one that is missing or another family's.
+pub(super) fn exactly<const N: usize>(
+    table: &str,
+    given: &[(&'static str, Option<f64>)],
+    wanted: [Option<&'static str>; N],
+) -> Result<[f64; N], BundleError> {
+    let value_of = |key: &str| given.iter().find(|(name, _)| *name == key).and_then(|(_, value)| *value);
+    for key in wanted.into_iter().flatten() {
+        if value_of(key).is_none() {
+            let other = given.iter().find(|(name, value)| value.is_some() && !wanted.contains(&Some(*name)));
+            return Err(match other {
+                Some((other, _)) => {
+                    invalid(format!("{table}.{other}"), "given", format!("another family's key: write {key}"))
+                }
+                None => invalid(format!("{table}.{key}"), "missing", "this family needs it"),
+            });
+        }
+    }
+    if let Some((other, _)) = given.iter().find(|(name, value)| value.is_some() && !wanted.contains(&Some(*name))) {
+        return Err(invalid(
+            format!("{table}.{other}"),
+            "given",
+            format!("another family's key: remove it from {POLICY_FILE}"),
+        ));
+    }
+    Ok(wanted.map(|key| key.and_then(value_of).unwrap_or(0.0)))
+}
