@@ -26,8 +26,10 @@ pub enum Resize {
 pub enum Pad {
     /// The image is stretched.
     None,
-    /// The image keeps its aspect ratio, centred on black.
+    /// The image keeps its aspect ratio, centred on black (openpi's `resize_with_pad`).
     Centre,
+    /// The image keeps its aspect ratio, black above it and to its left (SmolVLA's `resize_with_pad`).
+    TopLeft,
 }
 
 /// One camera slot of a bundle.
@@ -107,7 +109,8 @@ impl ImageLoader {
         let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
         self.resizer.resize(&source, &mut target, &options).map_err(|_| torn)?;
         into.fill(0.0);
-        let corner = ((slot.width - width) / 2, (slot.height - height) / 2);
+        let room = (slot.width - width, slot.height - height);
+        let corner = if slot.pad == Pad::TopLeft { room } else { (room.0 / 2, room.1 / 2) };
         write_planes(&self.scaled, slot, corner, (width, height), into);
         Ok(())
     }
@@ -118,8 +121,9 @@ fn fitted(slot: &CameraSlot, frame: &Frame) -> (u32, u32) {
     if slot.pad == Pad::None {
         return (slot.width, slot.height);
     }
-    let scale = (f64::from(slot.width) / f64::from(frame.width)).min(f64::from(slot.height) / f64::from(frame.height));
-    let side = |from: u32, most: u32| ((f64::from(from) * scale).round() as u32).clamp(1, most);
+    // In f64 and cut, not rounded, as both of them do it.
+    let ratio = (f64::from(frame.width) / f64::from(slot.width)).max(f64::from(frame.height) / f64::from(slot.height));
+    let side = |from: u32, most: u32| ((f64::from(from) / ratio) as u32).clamp(1, most);
     (side(frame.width, slot.width), side(frame.height, slot.height))
 }
 
@@ -171,6 +175,19 @@ mod tests {
         assert_eq!(planes[..4], [0.0; 4], "top row is padding");
         assert_eq!(planes[12..16], [0.0; 4], "bottom row is padding");
         assert!(planes[5..7].iter().all(|v| (v * 255.0 - 100.0).abs() < 15.0), "{:?}", &planes[..16]);
+    }
+
+    #[test]
+    fn padding_goes_where_the_slot_says_and_sizes_are_cut() {
+        let wide = frame(7, 3, |_, _| [255; 3]);
+        // 7 / (7/4) = 4 columns, 3 / (7/4) = 1.71 rows: 1.
+        for (pad, row) in [(Pad::Centre, 1), (Pad::TopLeft, 3)] {
+            let mut planes = vec![9.0; 48];
+            ImageLoader::new().load(0, &slot(4, 4, pad), &wide, &mut planes).unwrap();
+            for (y, values) in planes[..16].chunks_exact(4).enumerate() {
+                assert_eq!(values, [if y == row { 1.0 } else { 0.0 }; 4], "{pad:?}, row {y}");
+            }
+        }
     }
 
     #[test]

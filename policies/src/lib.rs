@@ -27,7 +27,7 @@ pub use chunk::{ActionChunk, Stages};
 pub use image::{CameraSlot, Pad, Resize};
 pub use load::{Deviations, EngineChoice, EngineInfo, LoadError, Loaded, load_policy};
 pub use normalisation::Normalisation;
-pub use observation::{Anchor, Budget, Committed, Epoch, Observation};
+pub use observation::{Anchor, Budget, Committed, Epoch, Moment, Observation};
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop};
 pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
 

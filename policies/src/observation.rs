@@ -27,6 +27,15 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// What was seen and felt at one earlier instant.
+#[derive(Copy, Clone, Debug)]
+pub struct Moment<'a> {
+    /// One frame per camera slot, as in [`Observation::frames`].
+    pub frames: &'a [Frame],
+    /// Joint state at that instant.
+    pub state: JointState,
+}
+
 /// One observation, borrowed from whoever captured it.
 #[derive(Copy, Clone, Debug)]
 pub struct Observation<'a> {
@@ -35,6 +44,9 @@ pub struct Observation<'a> {
     /// Joint state interpolated at the observation's instant, joints in the robot's order (which the bundle's state
     /// order was checked against).
     pub state: JointState,
+    /// Earlier moments, oldest first, one row period apart and one before this one, for a policy that reads several
+    /// ([`PolicySpec::observation_steps`](crate::PolicySpec::observation_steps) minus one); else empty.
+    pub past: &'a [Moment<'a>],
     /// What to do, as the user wrote it.
     pub instruction: &'a str,
     /// What row 0 of the answer belongs to.

@@ -6,9 +6,9 @@ use endplate_hal::{Frame, Instant, JointState, JointVec};
 use npyz::WriterBuilder as _;
 use npyz::npz::NpzWriter;
 
-use crate::bundle::{Arrays, BundleError, GoldenSample, PolicySpec};
+use crate::bundle::{Arrays, BundleError, GoldenSample, PolicySpec, RecordedMoment};
 use crate::chunk::ActionChunk;
-use crate::observation::{Anchor, Budget, Committed, Epoch, Observation};
+use crate::observation::{Anchor, Budget, Committed, Epoch, Moment, Observation};
 use crate::policy::{Policy, PolicyError};
 
 /// One observation given as arrays.
@@ -18,6 +18,8 @@ pub struct OpenLoopInputs {
     pub frames: Vec<Frame>,
     /// `[S]`, in the state's order and units.
     pub state: Vec<f64>,
+    /// Frames and state of earlier moments, oldest first, one row period apart, for a policy that reads several.
+    pub past: Vec<(Vec<Frame>, Vec<f64>)>,
     /// What to do.
     pub instruction: String,
     /// Noise, normalised units, for a policy that takes some; see [`PolicySpec::noise_shape`].
@@ -26,20 +28,30 @@ pub struct OpenLoopInputs {
 
 impl OpenLoopInputs {
     /// Takes the inputs from recorded arrays: one u8 `[h, w, 3]` array per camera, by the camera's name; `state`,
-    /// `[S]`; `instruction`, UTF-8 bytes, for a family that reads one; for a family that takes some, where it is given,
-    /// `noise` (see [`PolicySpec::noise_shape`]).
+    /// `[S]`; both with a leading axis of moments, oldest first, for a policy that reads several; `instruction`, UTF-8
+    /// bytes, for a family that reads one; for a family that takes some, where it is given, `noise` (see
+    /// [`PolicySpec::noise_shape`]).
     ///
     /// # Errors
     /// [`BundleError::Array`] naming the array.
     pub fn from_arrays(arrays: &Arrays, spec: &PolicySpec) -> Result<Self, BundleError> {
-        let mut frames = Vec::with_capacity(spec.cameras.len());
+        let steps = spec.observation_steps();
+        let mut moments = vec![Vec::with_capacity(spec.cameras.len()); steps];
         for slot in &spec.cameras {
-            let (height, width) = arrays.image_size(&slot.name)?;
-            frames.push(frame(width, height, arrays.bytes(&slot.name, None)?));
+            let (height, width) = arrays.image_size(&slot.name, steps)?;
+            let pixels = arrays.bytes(&slot.name, None)?;
+            for (frames, pixels) in moments.iter_mut().zip(pixels.chunks_exact((pixels.len() / steps).max(1))) {
+                frames.push(frame(width, height, pixels.to_vec()));
+            }
         }
+        let states = arrays.get("state", Some(&[steps, spec.state.len()]))?;
+        let mut past: Vec<(Vec<Frame>, Vec<f64>)> =
+            moments.into_iter().zip(states.chunks_exact(spec.state.len()).map(<[f64]>::to_vec)).collect();
+        let (frames, state) = past.pop().unwrap_or_default();
         Ok(Self {
             frames,
-            state: arrays.get("state", Some(&[spec.state.len()]))?.to_vec(),
+            state,
+            past,
             instruction: if spec.family.reads_instruction() { arrays.text("instruction")? } else { String::new() },
             noise: match spec.noise_shape() {
                 Some(shape) if arrays.contains("noise") => Some(arrays.get("noise", Some(&shape))?.to_vec()),
@@ -49,14 +61,14 @@ impl OpenLoopInputs {
     }
 
     pub(crate) fn from_golden(golden: &GoldenSample, spec: &PolicySpec) -> Self {
-        let slots = spec.cameras.iter().zip(&golden.images);
-        let frames = slots.map(|(slot, pixels)| frame(slot.width, slot.height, pixels.clone())).collect();
-        Self {
-            frames,
-            state: golden.state.clone(),
-            instruction: golden.instruction.clone(),
-            noise: golden.noise.clone(),
-        }
+        let moment = |(images, state): &RecordedMoment| {
+            let slots = spec.cameras.iter().zip(images);
+            let frames = slots.map(|(slot, pixels)| frame(slot.width, slot.height, pixels.clone())).collect();
+            (frames, state.clone())
+        };
+        let mut past: Vec<(Vec<Frame>, Vec<f64>)> = golden.moments.iter().map(moment).collect();
+        let (frames, state) = past.pop().unwrap_or_default();
+        Self { frames, state, past, instruction: golden.instruction.clone(), noise: golden.noise.clone() }
     }
 }
 
@@ -103,16 +115,19 @@ pub fn infer_open_loop(policy: &mut dyn Policy, inputs: &OpenLoopInputs) -> Resu
     if let Some(noise) = &inputs.noise {
         policy.set_noise(noise)?;
     }
-    let joints = inputs.state.len();
+    let state = |positions: &[f64]| JointState {
+        stamp: Instant::ZERO,
+        // More joints than a vector holds become a shorter one, which the policy refuses.
+        position_rad: JointVec::from_slice(positions).unwrap_or(JointVec::zeros(0)),
+        velocity_rad_s: JointVec::zeros(positions.len()),
+        effort_nm: None,
+    };
+    let past: Vec<Moment<'_>> =
+        inputs.past.iter().map(|(frames, positions)| Moment { frames, state: state(positions) }).collect();
     let observation = Observation {
         frames: &inputs.frames,
-        state: JointState {
-            stamp: Instant::ZERO,
-            // More joints than a vector holds become a shorter one, which the policy refuses.
-            position_rad: JointVec::from_slice(&inputs.state).unwrap_or(JointVec::zeros(0)),
-            velocity_rad_s: JointVec::zeros(joints),
-            effort_nm: None,
-        },
+        state: state(&inputs.state),
+        past: &past,
         instruction: &inputs.instruction,
         anchor: Anchor::default(),
     };

@@ -134,6 +134,14 @@ pub enum ObservationError {
         /// Pixels down, as the policy wants them.
         needed_height: u32,
     },
+    /// Another number of earlier moments than the policy reads.
+    #[error("{got} earlier observations were given and the policy reads {needed}, a row period apart")]
+    History {
+        /// Moments the policy reads beside the present one.
+        needed: usize,
+        /// Moments given.
+        got: usize,
+    },
     /// A joint state with another number of joints.
     #[error("the joint state has {got} joints and the policy reads {needed}")]
     Joints {

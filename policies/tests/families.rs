@@ -14,11 +14,18 @@ use common::{Copy, engines};
 use endplate_hal::{Frame, Instant, JointState, JointVec};
 use endplate_policies::bundle::Arrays;
 use endplate_policies::{
-    ActionChunk, Anchor, Budget, Bundle, BundleSource, Committed, Epoch, LoadError, Observation, OpenLoopInputs,
-    OutputFault, Policy, PolicyError, StopReason, infer_open_loop, load_policy,
+    ActionChunk, Anchor, Budget, Bundle, BundleSource, Committed, Epoch, LoadError, Moment, Observation,
+    OpenLoopInputs, OutputFault, Policy, PolicyError, Resize, StopReason, infer_open_loop, load_policy,
 };
 
-const BUNDLES: [&str; 1] = ["lerobot_act"];
+const BUNDLES: [&str; 6] = [
+    "lerobot_act",
+    "lerobot_diffusion_ddim",
+    "lerobot_diffusion_ddpm",
+    "lerobot_smolvla",
+    "lerobot_pi0",
+    "lerobot_pi05",
+];
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name)
@@ -35,28 +42,45 @@ impl Scene {
     fn new(name: &str) -> Self {
         let bundle = Bundle::open(BundleSource::Directory(path(name))).unwrap();
         let golden = Arrays::from_npz(bundle.file("golden.npz").unwrap(), "golden.npz").unwrap();
-        let frames = bundle.spec().cameras.iter().map(|slot| {
-            let data = golden.bytes(&format!("{}_0", slot.name), None).unwrap();
-            Frame { data, sequence: 1, ..Frame::new(slot.width, slot.height) }
-        });
+        let spec = bundle.spec();
+        let states = golden.get("state_0", None).unwrap();
+        let mut past: Vec<(Vec<Frame>, Vec<f64>)> =
+            states.chunks_exact(spec.state.len()).map(|state| (Vec::new(), state.to_vec())).collect();
+        for slot in &spec.cameras {
+            let pixels = golden.bytes(&format!("{}_0", slot.name), None).unwrap();
+            for ((frames, _), data) in past.iter_mut().zip(pixels.chunks_exact(pixels.len() / spec.observation_steps()))
+            {
+                frames.push(Frame { data: data.to_vec(), sequence: 1, ..Frame::new(slot.width, slot.height) });
+            }
+        }
+        let (frames, state) = past.pop().unwrap();
         let inputs = OpenLoopInputs {
-            frames: frames.collect(),
-            state: golden.get("state_0", None).unwrap().to_vec(),
-            instruction: String::new(),
+            frames,
+            state,
+            past,
+            instruction: if golden.contains("instruction_0") {
+                golden.text("instruction_0").unwrap()
+            } else {
+                String::new()
+            },
             noise: golden.contains("noise_0").then(|| golden.get("noise_0", None).unwrap().to_vec()),
         };
         Self { bundle, golden, inputs }
     }
 
     fn infer(&self, policy: &mut dyn Policy, budget: Budget<'_>) -> Result<ActionChunk, PolicyError> {
+        let state = |positions: &[f64]| JointState {
+            stamp: Instant::ZERO,
+            position_rad: JointVec::from_slice(positions).unwrap(),
+            velocity_rad_s: JointVec::zeros(positions.len()),
+            effort_nm: None,
+        };
+        let past: Vec<Moment<'_>> =
+            self.inputs.past.iter().map(|(frames, positions)| Moment { frames, state: state(positions) }).collect();
         let observation = Observation {
             frames: &self.inputs.frames,
-            state: JointState {
-                stamp: Instant::ZERO,
-                position_rad: JointVec::from_slice(&self.inputs.state).unwrap(),
-                velocity_rad_s: JointVec::zeros(self.inputs.state.len()),
-                effort_nm: None,
-            },
+            state: state(&self.inputs.state),
+            past: &past,
             instruction: &self.inputs.instruction,
             anchor: Anchor::default(),
         };
@@ -104,6 +128,42 @@ fn every_family_gives_the_rows_of_the_framework_that_trained_it() {
 }
 
 #[test]
+fn a_family_that_reads_instructions_refuses_what_it_cannot_read() {
+    everywhere(|what, mut scene, policy| {
+        if !scene.bundle.spec().family.reads_instruction() {
+            return;
+        }
+        let words = |error: &PolicyError| (error.kind(), error.to_string());
+        scene.inputs.instruction = "pick up the wombat".to_owned();
+        let error = scene.infer(policy, unlimited()).unwrap_err();
+        assert!(words(&error).0 == "unknown_instruction" && words(&error).1.contains("wombat"), "{what}: {error}");
+        scene.inputs.instruction = "the red <image> cube".to_owned();
+        assert_eq!(scene.infer(policy, unlimited()).unwrap_err().kind(), "unknown_instruction", "{what}");
+        scene.inputs.instruction = "red ".repeat(60);
+        assert_eq!(scene.infer(policy, unlimited()).unwrap_err().kind(), "prompt_too_long", "{what}");
+        assert!(policy.check_instruction("fold the wombat").is_err());
+    });
+}
+
+#[test]
+fn drawn_noise_repeats_in_an_epoch_and_differs_from_the_next() {
+    everywhere(|what, mut scene, policy| {
+        if scene.bundle.spec().noise_shape().is_none() {
+            return;
+        }
+        scene.inputs.noise = None;
+        let mut rows = |epoch: u64| {
+            policy.reset(Epoch(epoch));
+            // Other noise may lead a random network out of the believed range: that is an answer too.
+            scene.infer(policy, unlimited()).map(|chunk| chunk.rows().to_vec()).map_err(|error| error.to_string())
+        };
+        let first = rows(5);
+        assert_eq!(rows(5), first, "{what}");
+        assert_ne!(rows(6), first, "{what}");
+    });
+}
+
+#[test]
 fn injected_faults_are_refused_and_leave_no_trace() {
     everywhere(|what, scene, policy| {
         let whole = scene.infer(policy, unlimited()).unwrap();
@@ -141,13 +201,27 @@ fn observations_that_do_not_fit_are_refused_by_what_is_wrong() {
         (|s| s.inputs.state[2] = f64::NAN, "joint 2"),
     ];
     everywhere(|what, mut scene, policy| {
+        let resampled = scene.bundle.spec().cameras[0].resize != Resize::None;
         for (break_it, words) in breaks {
+            if resampled && words.contains("2×2") {
+                continue;
+            }
             let mut broken = Scene::new(what.split(' ').next().unwrap());
             break_it(&mut broken);
             let error = broken.infer(policy, unlimited()).unwrap_err();
             assert!(error.kind() == "observation" && error.to_string().contains(words), "{what}: {error}");
         }
-        scene.inputs.noise = Some(vec![0.0; 3]);
+        if let Some((_, state)) = scene.inputs.past.first_mut() {
+            state[1] = f64::INFINITY;
+            assert!(
+                scene.infer(policy, unlimited()).unwrap_err().to_string().contains("joint 1"),
+                "{what}: in the past"
+            );
+        }
+        let needed = scene.inputs.past.len();
+        scene.inputs.past.push(Default::default());
+        let error = scene.infer(policy, unlimited()).unwrap_err().to_string();
+        assert!(error.contains(&format!("{} earlier", needed + 1)), "{what}: {error}");
         assert_eq!(policy.set_noise(&[0.0; 3]).map_err(|e| e.to_string().contains("3 values")), Err(true), "{what}");
     });
 }
@@ -161,7 +235,7 @@ fn refusals(copy: &Copy) -> Vec<LoadError> {
 #[test]
 fn golden_replay_notices_a_weight_a_statistic_and_exchanged_cameras() {
     for name in BUNDLES {
-        // One byte of one weight: the digest notices, and where that was made to fit, the outputs do.
+        // One byte of one weight: the digest notices.
         let copy = Copy::of(&path(name));
         let mut weights = copy.read("weights.bin");
         let middle = weights.len() / 8 * 4 + 3;
@@ -169,6 +243,11 @@ fn golden_replay_notices_a_weight_a_statistic_and_exchanged_cameras() {
         copy.write("weights.bin", &weights);
         let error = Bundle::open(BundleSource::Directory(copy.path())).map(drop).unwrap_err();
         assert!(error.to_string().starts_with("weights.bin: SHA-256"), "{name}: {error}");
+        // Where the digest was made to fit, the outputs notice: a byte of every 256th weight, since a tiny network with a
+        // table of words does not use each one.
+        for byte in weights.iter_mut().skip(3).step_by(1024) {
+            *byte ^= 0x42;
+        }
         let copy = Copy::of(&path(name));
         copy.replace("weights.bin", &weights);
         for error in refusals(&copy) {
@@ -179,16 +258,18 @@ fn golden_replay_notices_a_weight_a_statistic_and_exchanged_cameras() {
             println!("{name}, a weight: {error}");
         }
 
-        // The first statistic of the state moves by a tenth of its own.
+        // The first statistic of the state is halved.
         let copy = Copy::of(&path(name));
         copy.edit(|text| {
-            let key = |line: &&str| ["mean = ", "std = ", "low = ", "high = "].iter().any(|k| line.starts_with(k));
+            let key = |line: &&str| ["mean = ", "low = "].iter().any(|k| line.starts_with(k));
             let line = text.lines().find(key).unwrap();
             let (key, value) = line.split_once(" = ").unwrap();
-            text.replacen(line, &format!("{key} = {:?}", value.parse::<f64>().unwrap() * 0.9), 1)
+            text.replacen(line, &format!("{key} = {:?}", value.parse::<f64>().unwrap() * 0.5), 1)
         });
         for error in refusals(&copy) {
-            assert!(matches!(error, LoadError::GoldenDiffers { .. }), "{name}: {error}");
+            // A state that is part of the prompt shows there first.
+            let noticed = matches!(error, LoadError::GoldenDiffers { .. } | LoadError::GoldenIds { .. });
+            assert!(noticed, "{name}: {error}");
             println!("{name}, a statistic: {error}");
         }
 
@@ -204,14 +285,18 @@ fn golden_replay_notices_a_weight_a_statistic_and_exchanged_cameras() {
 
 #[test]
 fn a_graph_with_other_names_or_of_another_opset_is_named() {
-    for (name, graph) in [("lerobot_act", "regress.onnx")] {
+    for (name, graph) in [
+        ("lerobot_act", "regress.onnx"),
+        ("lerobot_diffusion_ddim", "condition.onnx"),
+        ("lerobot_pi0", "flow_prefix.onnx"),
+    ] {
         let copy = Copy::of(&path(name));
         copy.replace(graph, &replaced(&copy.read(graph), b"image_1", b"image_9"));
         for error in refusals(&copy) {
             let text = error.to_string();
             assert!(text.contains(graph) && text.contains("image_9"), "{text}");
         }
-        // `opset_import { version: 17 }` becomes version 99.
+        // `opset_import { domain: "" version: 17 }` becomes version 99.
         let copy = Copy::of(&path(name));
         copy.replace(graph, &replaced(&copy.read(graph), &[0x42, 2, 0x10, 17], &[0x42, 2, 0x10, 99]));
         for error in refusals(&copy) {
@@ -224,7 +309,7 @@ fn a_graph_with_other_names_or_of_another_opset_is_named() {
 
 fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    let places: Vec<usize> = (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+    let places: Vec<usize> = (0..=bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
     assert!(!places.is_empty());
     for at in places {
         bytes[at..at + from.len()].copy_from_slice(to);

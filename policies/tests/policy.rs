@@ -47,6 +47,7 @@ impl Scene {
                 velocity_rad_s: JointVec::zeros(self.state.len()),
                 effort_nm: None,
             },
+            past: &[],
             instruction: &self.instruction,
             anchor: Anchor { motion: MotionTime::from_nanos(11), captured: Instant::from_nanos(5) },
         }
@@ -99,6 +100,7 @@ fn engines_generate_the_same_tokens_away_from_the_golden_samples() {
         let inputs = OpenLoopInputs {
             frames: scene.frames.clone(),
             state: scene.state.clone(),
+            past: Vec::new(),
             instruction: scene.instruction.clone(),
             noise: None,
         };
@@ -195,6 +197,7 @@ fn recorded_arrays_go_in_and_out() {
     let inputs = OpenLoopInputs {
         frames: scene.frames.clone(),
         state: scene.state.clone(),
+        past: Vec::new(),
         instruction: scene.instruction.clone(),
         noise: None,
     };

@@ -208,8 +208,13 @@ impl InferenceLoop {
         let motion = snapshot
             .motion_at(instant)
             .ok_or_else(|| Refusal::observation(Cause::StateHistory, "no control period has passed yet"))?;
-        let observation =
-            Observation { frames, state, instruction: &self.instruction, anchor: Anchor { motion, captured: oldest } };
+        let observation = Observation {
+            frames,
+            state,
+            past: &[],
+            instruction: &self.instruction,
+            anchor: Anchor { motion, captured: oldest },
+        };
         let (rows, _) = snapshot.committed(self.policy.spec().actions.dims().len());
         let committed = Committed { rows, delay_rows: 0, weights: &[], epoch: self.epoch };
         let budget = Budget { start: now, deadline: now.saturating_add(self.budget), clock };

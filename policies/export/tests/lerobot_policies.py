@@ -64,10 +64,13 @@ def modes(state: str = "MEAN_STD", action: str = "MEAN_STD", visual: str = "MEAN
 
 
 @torch.no_grad()
-def save(policy, folder: Path, stats, seed: int) -> Path:
-    """Weights of visible size everywhere (LeRobot zeroes some), then policy, processors and the embodiment."""
+def save(policy, folder: Path, stats, seed: int, gain: float = 1.0) -> Path:
+    """Weights of visible size everywhere (LeRobot zeroes some, and starts the large networks so small that a tiny one hardly
+    sees its inputs: ``gain``), then policy, processors and the embodiment."""
     random = torch.Generator().manual_seed(seed)
-    for value in policy.parameters():
+    for name, value in policy.named_parameters():
+        if value.ndim > 1 and "action_out" not in name:
+            value.mul_(gain)
         if float(value.std() if value.numel() > 1 else 0) < 1e-6:
             value.add_(0.1 * torch.randn(value.shape, generator=random))
     for name, value in policy.named_buffers():
@@ -109,10 +112,135 @@ def diffusion(folder: Path, tiny: bool = False, seed: int = 0, **changes) -> Pat
     from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 
     torch.manual_seed(seed)
-    inputs, outputs = features(32, 48) if tiny else features(96, 128)
-    size = dict(vision_backbone="resnet_tiny", down_dims=(16, 24), n_groups=4, diffusion_step_embed_dim=16, spatial_softmax_num_keypoints=4, kernel_size=3) if tiny else dict(vision_backbone="resnet18", down_dims=(64, 128), crop_shape=(84, 112))
+    inputs, outputs = features(32, 64) if tiny else features(96, 128)
+    size = dict(vision_backbone="resnet_tiny", down_dims=(8, 16), n_groups=4, diffusion_step_embed_dim=16, spatial_softmax_num_keypoints=4, kernel_size=3) if tiny else dict(vision_backbone="resnet18", down_dims=(64, 128), crop_shape=(84, 112))
     values = dict(
         input_features=inputs, output_features=outputs, n_obs_steps=2, horizon=16, n_action_steps=8, num_train_timesteps=50 if tiny else 100, num_inference_steps=5 if tiny else 10,
         noise_scheduler_type="DDIM", pretrained_backbone_weights=None, device="cpu", normalization_mapping=modes("MIN_MAX", "MIN_MAX"), **size,
     )
     return save(DiffusionPolicy(DiffusionConfig(**{**values, **changes})), folder, statistics(seed), seed)
+
+
+def tokenizer(bos: bool):
+    """A word tokenizer in the form of the large ones: numbers, a line feed, ``<bos>`` in front where the family has one."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<unk>", "<bos>", "<eos>", "<fake>", "<global>", "<image>"]
+    words = ["Task", "State", "Action", ":", ",", ";", "\n", *"pick up the red cube fold shirt x".split(), *map(str, range(-1, 256))]
+    one = Tokenizer(models.WordLevel({word: i for i, word in enumerate(special + words)}, unk_token="<unk>"))
+    one.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(" +"), "removed"), pre_tokenizers.Split(Regex("\\n"), "isolated"), pre_tokenizers.Split(Regex("[:,;]"), "isolated"),
+    ])
+    if bos:
+        one.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", special.index("<bos>"))])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=one, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>", eos_token="<eos>", model_max_length=64,
+        extra_special_tokens={"fake_image_token": "<fake>", "global_image_token": "<global>", "image_token": "<image>"},
+    )
+
+
+VOCABULARY = 288  # that of ``tokenizer``, rounded up
+
+
+def vla_sizes(tiny: bool, **changes):
+    """What the three flow policies share."""
+    inputs, outputs = features(24, 32) if tiny else features(96, 128)
+    values = dict(input_features=inputs, output_features=outputs, chunk_size=6 if tiny else 20, n_action_steps=4 if tiny else 12, max_state_dim=8, max_action_dim=8, tokenizer_max_length=24, device="cpu")
+    return {**values, **changes}
+
+
+def smolvla(folder: Path, tiny: bool = False, seed: int = 0, **changes) -> Path:
+    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+    from transformers import SmolVLMConfig
+
+    torch.manual_seed(seed)
+    side, width, heads = (32, 8, 2) if tiny else (96, 96, 3)
+    text = dict(model_type="llama", hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2 if tiny else 4, num_attention_heads=heads, num_key_value_heads=1, head_dim=width // heads, vocab_size=VOCABULARY, max_position_embeddings=256, pad_token_id=0)
+    vision = dict(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1 if tiny else 2, num_attention_heads=heads, image_size=side, patch_size=8 if tiny else 16)
+    vlm = folder / "vlm"
+    SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=2, image_token_id=6, pad_token_id=0).save_pretrained(vlm)
+    save_smolvlm_processor(vlm)
+    values = vla_sizes(tiny, vlm_model_name=str(vlm), load_vlm_weights=False, num_vlm_layers=text["num_hidden_layers"], resize_imgs_with_padding=(side, side), num_steps=4 if tiny else 10, **changes)
+    return save(SmolVLAPolicy(SmolVLAConfig(**values)).float(), folder, statistics(seed), seed, gain=4.0 if tiny else 1.0)
+
+
+def save_smolvlm_processor(folder: Path) -> None:
+    from transformers import SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
+
+    SmolVLMProcessor(SmolVLMImageProcessor(), tokenizer(bos=False), SmolVLMVideoProcessor()).save_pretrained(folder)
+
+
+def shrink(module, tiny: bool, only_prefix: bool = False) -> None:
+    """Makes a π module of LeRobot build PaliGemma and its expert small: their sizes are not part of the configuration."""
+    width, side, depth = (16, 32, 2) if tiny else (96, 96, 4)
+    heads, head_dim = (2, 8) if tiny else (4, 32)
+    sizes = lambda name: module.GemmaConfig(width=width if name == "gemma_2b" else width // 2, depth=depth, mlp_dim=2 * width, num_heads=heads, num_kv_heads=1, head_dim=head_dim)  # noqa: E731
+    module.get_gemma_config = sizes
+    original = getattr(module, "_unshrunk", None) or module.PaliGemmaForConditionalGenerationWithPiGemma
+    module._unshrunk = original
+
+    def paligemma(config):
+        vision = config.vision_config
+        vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers, vision.num_attention_heads = width, 2 * width, 1 if tiny else 2, 2
+        vision.image_size, vision.patch_size, vision.projection_dim = side, 16, config.text_config.hidden_size
+        config.text_config.vocab_size = config._vocab_size = VOCABULARY
+        config.image_token_index, config.projection_dim = VOCABULARY - 1, vision.projection_dim
+        return original(config=config)
+
+    module.PaliGemmaForConditionalGenerationWithPiGemma = paligemma
+    if not only_prefix:
+        expert = getattr(module, "_unshrunk_expert", None) or module.PiGemmaForCausalLM
+        module._unshrunk_expert = expert
+
+        def gemma(config):
+            config.vocab_size = VOCABULARY
+            return expert(config=config)
+
+        module.PiGemmaForCausalLM = gemma
+
+
+def save_with_tokenizer(policy, folder: Path, seed: int, gain: float = 1.0) -> Path:
+    """Like ``save``, with a local tokenizer in the place of PaliGemma's, which would have to be downloaded."""
+    import json
+
+    from lerobot.processor import tokenizer_processor
+
+    words = tokenizer(bos=True)
+    words.save_pretrained(folder / "words")
+    original = tokenizer_processor.AutoTokenizer
+    tokenizer_processor.AutoTokenizer = type("Local", (), {"from_pretrained": staticmethod(lambda name, **_: words)})
+    try:
+        save(policy, folder, statistics(seed), seed, gain)
+    finally:
+        tokenizer_processor.AutoTokenizer = original
+    path = folder / "policy_preprocessor.json"
+    steps = json.loads(path.read_text())
+    for step in steps["steps"]:
+        if step.get("registry_name") == "tokenizer_processor":
+            step["config"]["tokenizer_name"] = str(folder / "words")
+    path.write_text(json.dumps(steps))
+    return folder
+
+
+def pi0(folder: Path, tiny: bool = False, seed: int = 0, **changes) -> Path:
+    from lerobot.policies.pi0 import modeling_pi0 as module
+    from lerobot.policies.pi0.configuration_pi0 import PI0Config
+
+    shrink(module, tiny)
+    torch.manual_seed(seed)
+    side = 32 if tiny else 96
+    values = vla_sizes(tiny, image_resolution=(side, side), num_inference_steps=4 if tiny else 10, dtype="float32", **changes)
+    return save_with_tokenizer(module.PI0Policy(PI0Config(**values)), folder, seed, gain=3.0 if tiny else 1.0)
+
+
+def pi05(folder: Path, tiny: bool = False, seed: int = 0, **changes) -> Path:
+    from lerobot.policies.pi05 import modeling_pi05 as module
+    from lerobot.policies.pi05.configuration_pi05 import PI05Config
+
+    shrink(module, tiny)
+    torch.manual_seed(seed)
+    side = 32 if tiny else 96
+    values = vla_sizes(tiny, image_resolution=(side, side), num_inference_steps=4 if tiny else 10, dtype="float32", **{"tokenizer_max_length": 32, **changes})
+    return save_with_tokenizer(module.PI05Policy(PI05Config(**values)), folder, seed, gain=3.0 if tiny else 1.0)

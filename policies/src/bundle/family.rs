@@ -10,9 +10,11 @@ pub(crate) const BIN_COUNT: usize = 256;
 const STATE_BINS: usize = 256;
 /// More Euler steps than any flow policy takes.
 const MAX_STEPS: usize = 1000;
+/// More noise levels than any diffusion is trained with.
+const MAX_TRAIN_STEPS: usize = 100_000;
 
 /// What a model family needs to know.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq)]
 pub enum FamilySpec {
     /// FAST tokens, one by one, until the coefficients are complete.
     Pi0Fast(TokenSpec),
@@ -22,6 +24,14 @@ pub enum FamilySpec {
     Flow(FlowSpec),
     /// One pass from images and state to all rows.
     Act,
+    /// Noise becomes a chunk along a diffusion schedule.
+    Diffusion(DiffusionSpec),
+    /// Flow matching over SmolVLM's keys and values.
+    SmolVla(VlaSpec),
+    /// Flow matching over PaliGemma's keys and values.
+    Pi0(VlaSpec),
+    /// As `Pi0`, with the state in the prompt.
+    Pi05(VlaSpec),
 }
 
 /// An intermediate output that golden replay compares.
@@ -52,7 +62,7 @@ pub(super) struct CostKeys {
 
 impl FamilySpec {
     /// The names of the families this build runs, as `policy.toml` writes them.
-    pub const NAMES: [&'static str; 4] = ["pi0_fast", "bins", "flow", "act"];
+    pub const NAMES: [&'static str; 8] = ["pi0_fast", "bins", "flow", "act", "diffusion", "smolvla", "pi0", "pi05"];
 
     /// Its name in `policy.toml`.
     pub const fn name(&self) -> &'static str {
@@ -61,14 +71,18 @@ impl FamilySpec {
             Self::Bins(_) => Self::NAMES[1],
             Self::Flow(_) => Self::NAMES[2],
             Self::Act => Self::NAMES[3],
+            Self::Diffusion(_) => Self::NAMES[4],
+            Self::SmolVla(_) => Self::NAMES[5],
+            Self::Pi0(_) => Self::NAMES[6],
+            Self::Pi05(_) => Self::NAMES[7],
         }
     }
 
     /// Whether it reads the instruction.
     pub const fn reads_instruction(&self) -> bool {
         match self {
-            Self::Pi0Fast(_) | Self::Bins(_) | Self::Flow(_) => true,
-            Self::Act => false,
+            Self::Act | Self::Diffusion(_) => false,
+            Self::Pi0Fast(_) | Self::Bins(_) | Self::Flow(_) | Self::SmolVla(_) | Self::Pi0(_) | Self::Pi05(_) => true,
         }
     }
 
@@ -84,7 +98,7 @@ impl FamilySpec {
 
     /// Whether the state is written into the prompt as bins between −1 and 1.
     pub(super) const fn bins_the_state(&self) -> bool {
-        matches!(self, Self::Pi0Fast(_) | Self::Bins(_) | Self::Flow(_))
+        matches!(self, Self::Pi0Fast(_) | Self::Bins(_) | Self::Flow(_) | Self::Pi05(_))
     }
 
     pub(crate) const fn probes(&self) -> Probes {
@@ -98,9 +112,17 @@ impl FamilySpec {
                 first: VISUAL,
                 head: Probe { array: "velocity", key: "velocity", what: "a velocity of the first step" },
             },
+            Self::SmolVla(_) | Self::Pi0(_) | Self::Pi05(_) => Probes {
+                first: None,
+                head: Probe { array: "velocity", key: "velocity", what: "a velocity of the first step" },
+            },
             Self::Act => Probes {
                 first: None,
                 head: Probe { array: "output", key: "output", what: "a normalised value of the output" },
+            },
+            Self::Diffusion(_) => Probes {
+                first: Some(Probe { array: "condition", key: "condition", what: "a value of the condition" }),
+                head: Probe { array: "epsilon", key: "epsilon", what: "a value of the first step's prediction" },
             },
         }
     }
@@ -111,7 +133,11 @@ impl FamilySpec {
                 CostKeys { vision: Some("vision_ms"), prefill: "prefill_ms", step: Some("token_ms") }
             }
             Self::Flow(_) => CostKeys { vision: Some("vision_ms"), prefill: "prefill_ms", step: Some("step_ms") },
+            Self::SmolVla(_) | Self::Pi0(_) | Self::Pi05(_) => {
+                CostKeys { vision: None, prefill: "prefill_ms", step: Some("step_ms") }
+            }
             Self::Act => CostKeys { vision: None, prefill: "forward_ms", step: None },
+            Self::Diffusion(_) => CostKeys { vision: None, prefill: "condition_ms", step: Some("step_ms") },
         }
     }
 }
@@ -172,6 +198,95 @@ pub struct FlowSpec {
     pub max_prefix_rows: usize,
 }
 
+/// How LeRobot's flow-matching families read and denoise.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct VlaSpec {
+    /// `L`, layers whose keys and values the denoising graph takes.
+    pub layers: usize,
+    /// `Hkv`.
+    pub kv_heads: usize,
+    /// `hd`.
+    pub head_dim: usize,
+    /// `P`, rows of the prefix.
+    pub prefix: usize,
+    /// `V`, rows of the embedding table, which lies in the prefix graph.
+    pub vocabulary: usize,
+    /// `T`, room for the prompt.
+    pub max_text_tokens: usize,
+    /// Id put before every prompt.
+    pub bos: Option<u32>,
+    /// `W`, columns of a noisy row, of which the action takes the first.
+    pub action_width: usize,
+    /// Euler steps from noise (t = 1) to data (t = 0).
+    pub steps: usize,
+}
+
+/// How a diffusion family denoises.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct DiffusionSpec {
+    /// `n`, observations an inference reads, a row apart.
+    pub observation_steps: usize,
+    /// `M`, rows the network makes, of which the first `n − 1` lie in the past.
+    pub horizon: usize,
+    /// `G`, values of the condition.
+    pub condition: usize,
+    /// How a step goes from one noise level to the next.
+    pub scheduler: Scheduler,
+    /// Steps of an inference.
+    pub steps: usize,
+    /// Noise levels of training.
+    pub train_steps: usize,
+    /// The noise levels' shape.
+    pub betas: BetaSchedule,
+    /// First β of the two linear schedules.
+    pub beta_start: f64,
+    /// Last β of the two linear schedules.
+    pub beta_end: f64,
+    /// What the network answers with.
+    pub prediction: Prediction,
+    /// The largest magnitude that predicted data may have, normalised units.
+    pub clip: Option<f64>,
+}
+
+impl DiffusionSpec {
+    /// How many `[M, D]` an inference takes as noise: one to start from and, for DDPM, one per step but the last.
+    pub const fn draws(&self) -> usize {
+        match self.scheduler {
+            Scheduler::Ddpm => self.steps,
+            Scheduler::Ddim => 1,
+        }
+    }
+}
+
+/// How a diffusion step is taken.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Scheduler {
+    /// Noise is added in every step but the last.
+    Ddpm,
+    /// Deterministic (η = 0).
+    Ddim,
+}
+
+/// The shape of a diffusion's noise levels, by the name `diffusers` gives it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum BetaSchedule {
+    /// `linear`.
+    Linear,
+    /// `scaled_linear`: linear in √β.
+    ScaledLinear,
+    /// `squaredcos_cap_v2`: ᾱ a squared cosine, β at most 0.999.
+    SquaredCosine,
+}
+
+/// What a diffusion's network answers with.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Prediction {
+    /// The noise in the sample.
+    Epsilon,
+    /// The data behind the sample.
+    Sample,
+}
+
 /// How tokens are generated.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Strategy {
@@ -204,6 +319,8 @@ pub(super) fn checked_family(raw: &RawPolicy) -> Result<FamilySpec, BundleError>
         ("decoding", raw.decoding.is_some(), matches!(name, "pi0_fast" | "bins")),
         ("bins", raw.bins.is_some(), name == "bins"),
         ("flow", raw.flow.is_some(), name == "flow"),
+        ("diffusion", raw.diffusion.is_some(), name == "diffusion"),
+        ("vla", raw.vla.is_some(), matches!(name, "smolvla" | "pi0" | "pi05")),
     ];
     for (table, given, wanted) in tables {
         if given != wanted {
@@ -215,6 +332,10 @@ pub(super) fn checked_family(raw: &RawPolicy) -> Result<FamilySpec, BundleError>
         "pi0_fast" => FamilySpec::Pi0Fast(checked_tokens(raw)?),
         "bins" => FamilySpec::Bins(checked_bins(raw)?),
         "flow" => FamilySpec::Flow(checked_flow(raw)?),
+        "diffusion" => FamilySpec::Diffusion(checked_diffusion(raw)?),
+        "smolvla" => FamilySpec::SmolVla(checked_vla(raw)?),
+        "pi0" => FamilySpec::Pi0(checked_vla(raw)?),
+        "pi05" => FamilySpec::Pi05(checked_vla(raw)?),
         _ => FamilySpec::Act,
     })
 }
@@ -307,6 +428,118 @@ fn checked_flow(raw: &RawPolicy) -> Result<FlowSpec, BundleError> {
         return Err(invalid("flow.max_prefix_rows", max_prefix_rows, remedy));
     }
     Ok(FlowSpec { prefix, steps, max_prefix_rows })
+}
+
+fn checked_diffusion(raw: &RawPolicy) -> Result<DiffusionSpec, BundleError> {
+    let given = required("[diffusion]", raw.diffusion.as_ref(), None)?;
+    let key = |name: &str| format!("diffusion.{name}");
+    let sizes = [
+        ("observation_steps", given.observation_steps),
+        ("horizon", given.horizon),
+        ("condition", given.condition),
+        ("steps", given.steps),
+        ("train_steps", given.train_steps),
+    ];
+    for (name, value) in sizes {
+        if value == 0 || value > MAX_SIZE {
+            return Err(invalid(key(name), value, format!("write a size between 1 and {MAX_SIZE}")));
+        }
+    }
+    if given.train_steps > MAX_TRAIN_STEPS {
+        return Err(invalid(key("train_steps"), given.train_steps, format!("at most {MAX_TRAIN_STEPS} noise levels")));
+    }
+    if given.steps > given.train_steps {
+        let remedy = format!("at most the {} noise levels of training", given.train_steps);
+        return Err(invalid(key("steps"), given.steps, remedy));
+    }
+    let played = raw.chunk.horizon.saturating_add(given.observation_steps - 1);
+    if played > given.horizon {
+        let remedy = format!(
+            "{} rows of a chunk behind {} observed ones make {played}",
+            raw.chunk.horizon,
+            given.observation_steps - 1
+        );
+        return Err(invalid(key("horizon"), given.horizon, remedy));
+    }
+    let betas = choose(
+        &key("beta_schedule"),
+        &given.beta_schedule,
+        &[
+            ("linear", BetaSchedule::Linear),
+            ("scaled_linear", BetaSchedule::ScaledLinear),
+            ("squaredcos_cap_v2", BetaSchedule::SquaredCosine),
+        ],
+    )?;
+    for (name, value) in [("beta_start", given.beta_start), ("beta_end", given.beta_end)] {
+        if !(value > 0.0 && value < 1.0) {
+            return Err(invalid(key(name), value, "write a number between 0 and 1"));
+        }
+    }
+    if let Some(clip) = given.clip.filter(|clip| !(clip.is_finite() && *clip > 0.0)) {
+        return Err(invalid(key("clip"), clip, "write a finite number above 0, or leave it out"));
+    }
+    Ok(DiffusionSpec {
+        observation_steps: given.observation_steps,
+        horizon: given.horizon,
+        condition: given.condition,
+        scheduler: choose(
+            &key("scheduler"),
+            &given.scheduler,
+            &[("ddpm", Scheduler::Ddpm), ("ddim", Scheduler::Ddim)],
+        )?,
+        steps: given.steps,
+        train_steps: given.train_steps,
+        betas,
+        beta_start: given.beta_start,
+        beta_end: given.beta_end,
+        prediction: choose(
+            &key("prediction"),
+            &given.prediction,
+            &[("epsilon", Prediction::Epsilon), ("sample", Prediction::Sample)],
+        )?,
+        clip: given.clip,
+    })
+}
+
+fn checked_vla(raw: &RawPolicy) -> Result<VlaSpec, BundleError> {
+    let given = required("[vla]", raw.vla.as_ref(), None)?;
+    let key = |name: &str| format!("vla.{name}");
+    let sizes = [
+        ("layers", given.layers),
+        ("kv_heads", given.kv_heads),
+        ("head_dim", given.head_dim),
+        ("prefix", given.prefix),
+        ("vocabulary", given.vocabulary),
+        ("max_text_tokens", given.max_text_tokens),
+        ("action_width", given.action_width),
+    ];
+    for (name, value) in sizes {
+        if value == 0 || value > MAX_SIZE {
+            return Err(invalid(key(name), value, format!("write a size between 1 and {MAX_SIZE}")));
+        }
+    }
+    if given.steps == 0 || given.steps > MAX_STEPS {
+        return Err(invalid(key("steps"), given.steps, format!("write between 1 and {MAX_STEPS} Euler steps")));
+    }
+    if given.max_text_tokens >= given.prefix {
+        let remedy = format!("the images and {} text tokens must fit", given.max_text_tokens);
+        return Err(invalid(key("prefix"), given.prefix, remedy));
+    }
+    if given.action_width < raw.action.len() {
+        let remedy = format!("an action row has {} values", raw.action.len());
+        return Err(invalid(key("action_width"), given.action_width, remedy));
+    }
+    Ok(VlaSpec {
+        layers: given.layers,
+        kv_heads: given.kv_heads,
+        head_dim: given.head_dim,
+        prefix: given.prefix,
+        vocabulary: given.vocabulary,
+        max_text_tokens: given.max_text_tokens,
+        bos: given.bos,
+        action_width: given.action_width,
+        steps: given.steps,
+    })
 }
 
 fn checked_model(raw: &RawModel, text: usize) -> Result<ModelShape, BundleError> {

@@ -107,18 +107,26 @@ impl Arrays {
             .collect()
     }
 
-    /// Height and width of an image array `[h, w, 3]`.
+    /// Height and width of an image array `[h, w, 3]`, or of one `[moments, h, w, 3]` for several moments.
     ///
     /// # Errors
     /// [`BundleError::Array`] when it is missing or no image.
-    pub fn image_size(&self, name: &str) -> Result<(u32, u32), BundleError> {
+    pub fn image_size(&self, name: &str, moments: usize) -> Result<(u32, u32), BundleError> {
         let (shape, _) = self.arrays.get(name).ok_or_else(|| self.bad(name, "is missing".to_owned()))?;
-        match shape.as_slice() {
-            [height, width, 3] => match (u32::try_from(*height), u32::try_from(*width)) {
+        let image = match shape.as_slice() {
+            [count, image @ ..] if moments > 1 && *count == moments as u64 => image,
+            image if moments == 1 => image,
+            _ => &[],
+        };
+        match *image {
+            [height, width, 3] => match (u32::try_from(height), u32::try_from(width)) {
                 (Ok(height), Ok(width)) => Ok((height, width)),
                 _ => Err(self.bad(name, format!("has shape {shape:?}, which is too large"))),
             },
-            _ => Err(self.bad(name, format!("has shape {shape:?} and must be [h, w, 3]"))),
+            _ => {
+                let needed = if moments == 1 { "[h, w, 3]".to_owned() } else { format!("[{moments}, h, w, 3]") };
+                Err(self.bad(name, format!("has shape {shape:?} and must be {needed}")))
+            }
         }
     }
 
@@ -160,13 +168,14 @@ fn elements<R: std::io::Read>(array: npyz::NpyFile<R>) -> Result<Vec<f64>, Strin
     }
 }
 
+/// `[h, w, 3]` u8 of every camera slot, and `[S]` in the state's units.
+pub(crate) type RecordedMoment = (Vec<Vec<u8>>, Vec<f64>);
+
 /// One golden sample: an observation and what the exporting framework computed for it.
 #[derive(Clone, Debug)]
 pub(crate) struct GoldenSample {
-    /// `[h, w, 3]` u8 of every camera slot.
-    pub(crate) images: Vec<Vec<u8>>,
-    /// `[S]` in the state's units.
-    pub(crate) state: Vec<f64>,
+    /// Every moment, oldest first.
+    pub(crate) moments: Vec<RecordedMoment>,
     /// What to do; empty for a family that reads no instruction.
     pub(crate) instruction: String,
     /// Ids of the prompt; none for a family without.
@@ -208,11 +217,14 @@ impl GoldenSample {
             }
             FamilySpec::Flow(flow) => (vec![flow.prefix.model.visual_tokens, flow.prefix.model.width], rows.to_vec()),
             FamilySpec::Act => (Vec::new(), rows.to_vec()),
+            FamilySpec::SmolVla(rules) | FamilySpec::Pi0(rules) | FamilySpec::Pi05(rules) => {
+                (Vec::new(), vec![rows[0], rules.action_width])
+            }
+            FamilySpec::Diffusion(rules) => (vec![rules.condition], vec![rules.horizon, rows[1]]),
         };
         let reads_instruction = spec.family.reads_instruction();
         Ok(Self {
-            images: Self::images(arrays, spec, index)?,
-            state: array("state", &[spec.state.len()])?,
+            moments: Self::moments(arrays, spec, index)?,
             instruction: if reads_instruction { arrays.text(&name("instruction"))? } else { String::new() },
             text_ids: if reads_instruction { arrays.ids(&name("text_ids"))? } else { Vec::new() },
             visual: probes.first.map_or(Ok(Vec::new()), |probe| array(probe.array, &first))?,
@@ -224,21 +236,26 @@ impl GoldenSample {
     }
 
     /// `images_<sample>` `[C, h, w, 3]` in slot order where it is there, else one array a camera, `<name>_<sample>`
-    /// `[h, w, 3]`: cameras found by name notice slots that were exchanged.
-    fn images(arrays: &Arrays, spec: &PolicySpec, index: usize) -> Result<Vec<Vec<u8>>, BundleError> {
+    /// `[n, h, w, 3]`: cameras found by name notice slots that were exchanged.
+    fn moments(arrays: &Arrays, spec: &PolicySpec, index: usize) -> Result<Vec<RecordedMoment>, BundleError> {
+        let steps = spec.observation_steps();
+        let states = arrays.get(&format!("state_{index}"), Some(&[steps, spec.state.len()]))?;
+        let mut moments: Vec<RecordedMoment> =
+            states.chunks_exact(spec.state.len()).map(|state| (Vec::new(), state.to_vec())).collect();
         let together = format!("images_{index}");
-        if arrays.contains(&together) {
-            let slot = &spec.cameras[0];
-            let shape = [spec.cameras.len(), slot.height as usize, slot.width as usize, 3];
-            let pixels = arrays.bytes(&together, Some(&shape))?;
-            return Ok(pixels.chunks_exact(pixels.len() / spec.cameras.len()).map(<[u8]>::to_vec).collect());
+        for (camera, slot) in spec.cameras.iter().enumerate() {
+            let size = slot.height as usize * slot.width as usize * 3;
+            let pixels = if steps == 1 && arrays.contains(&together) {
+                let shape = [spec.cameras.len(), slot.height as usize, slot.width as usize, 3];
+                arrays.bytes(&together, Some(&shape))?.split_off(camera * size)
+            } else {
+                let shape = [steps, slot.height as usize, slot.width as usize, 3];
+                arrays.bytes(&format!("{}_{index}", slot.name), Some(&shape))?
+            };
+            for ((images, _), pixels) in moments.iter_mut().zip(pixels.chunks_exact(size)) {
+                images.push(pixels.to_vec());
+            }
         }
-        spec.cameras
-            .iter()
-            .map(|slot| {
-                let shape = [slot.height as usize, slot.width as usize, 3];
-                arrays.bytes(&format!("{}_{index}", slot.name), Some(&shape))
-            })
-            .collect()
+        Ok(moments)
     }
 }

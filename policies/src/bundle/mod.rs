@@ -19,9 +19,12 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 pub(crate) use family::BIN_COUNT;
-pub use family::{FamilySpec, FlowSpec, ModelShape, PrefixSpec, Strategy, TokenSpec};
+pub use family::{
+    BetaSchedule, DiffusionSpec, FamilySpec, FlowSpec, ModelShape, Prediction, PrefixSpec, Scheduler, Strategy,
+    TokenSpec, VlaSpec,
+};
 pub use golden::Arrays;
-pub(crate) use golden::{GOLDEN_FILE, GoldenSample};
+pub(crate) use golden::{GOLDEN_FILE, GoldenSample, RecordedMoment};
 pub use robot::{Mismatch, check_robot};
 pub use source::BundleSource;
 pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, Tolerance, Training};

@@ -38,6 +38,12 @@ pub(super) struct RawPolicy {
     /// Family `flow`.
     #[serde(default)]
     pub flow: Option<RawFlow>,
+    /// Family `diffusion`.
+    #[serde(default)]
+    pub diffusion: Option<RawDiffusion>,
+    /// Families `smolvla`, `pi0` and `pi05`.
+    #[serde(default)]
+    pub vla: Option<RawVla>,
     pub budget: RawBudget,
     #[serde(default)]
     pub training: Option<RawTraining>,
@@ -54,6 +60,10 @@ pub(super) struct RawTolerance {
     pub velocity: Option<f64>,
     #[serde(default)]
     pub output: Option<f64>,
+    #[serde(default)]
+    pub condition: Option<f64>,
+    #[serde(default)]
+    pub epsilon: Option<f64>,
     pub action_rad: f64,
 }
 
@@ -198,6 +208,38 @@ pub(super) struct RawFlow {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawDiffusion {
+    pub observation_steps: usize,
+    pub horizon: usize,
+    pub condition: usize,
+    pub scheduler: String,
+    pub steps: usize,
+    pub train_steps: usize,
+    pub beta_schedule: String,
+    pub beta_start: f64,
+    pub beta_end: f64,
+    pub prediction: String,
+    #[serde(default)]
+    pub clip: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawVla {
+    pub layers: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub prefix: usize,
+    pub vocabulary: usize,
+    pub max_text_tokens: usize,
+    pub action_width: usize,
+    pub steps: usize,
+    #[serde(default)]
+    pub bos: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawBudget {
     #[serde(default)]
     pub vision_ms: Option<f64>,
@@ -205,6 +247,8 @@ pub(super) struct RawBudget {
     pub prefill_ms: Option<f64>,
     #[serde(default)]
     pub forward_ms: Option<f64>,
+    #[serde(default)]
+    pub condition_ms: Option<f64>,
     #[serde(default)]
     pub token_ms: Option<f64>,
     #[serde(default)]

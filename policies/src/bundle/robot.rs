@@ -53,6 +53,11 @@ pub enum Mismatch {
         /// The policy's unit; the robot's is rad.
         policy: Unit,
     },
+    /// A policy that reads several observations a row apart.
+    History {
+        /// Observations it reads.
+        steps: usize,
+    },
     /// A camera the robot does not have.
     NoSuchCamera {
         /// The policy's name for it.
@@ -92,6 +97,12 @@ impl fmt::Display for Mismatch {
             Self::JointUnit { list, joint, policy } => {
                 write!(f, "{list} dimension `{joint}` is in {} in the policy and in rad in the robot", policy.name())
             }
+            Self::History { steps } => {
+                write!(
+                    f,
+                    "the policy reads {steps} observations a row apart and the control loop keeps the newest alone: train with n_obs_steps = 1, or run it open loop"
+                )
+            }
             Self::NoSuchCamera { camera, robot } => {
                 write!(
                     f,
@@ -107,6 +118,9 @@ pub fn check_robot(policy: &PolicySpec, robot: &RobotSpec) -> Vec<Mismatch> {
     let mut found = Vec::new();
     if policy.robot != robot.name {
         found.push(Mismatch::Embodiment { policy: policy.robot.clone(), robot: robot.name.clone() });
+    }
+    if policy.observation_steps() > 1 {
+        found.push(Mismatch::History { steps: policy.observation_steps() });
     }
     let state: Vec<(&str, Unit)> = policy.state.iter().map(|dim| (dim.name.as_str(), dim.unit)).collect();
     let action: Vec<(&str, Unit)> = policy.actions.dims().iter().map(|dim| (dim.name.as_str(), dim.unit)).collect();

@@ -135,7 +135,19 @@ impl PolicySpec {
     pub fn noise_shape(&self) -> Option<Vec<usize>> {
         match self.family {
             FamilySpec::Flow(_) => Some(vec![self.chunk.horizon, self.actions.dims().len()]),
+            FamilySpec::Diffusion(rules) => Some(vec![rules.draws(), rules.horizon, self.actions.dims().len()]),
+            FamilySpec::SmolVla(rules) | FamilySpec::Pi0(rules) | FamilySpec::Pi05(rules) => {
+                Some(vec![self.chunk.horizon, rules.action_width])
+            }
             FamilySpec::Pi0Fast(_) | FamilySpec::Bins(_) | FamilySpec::Act => None,
+        }
+    }
+
+    /// Observations an inference reads, a row apart; 1 for a family that reads the present alone.
+    pub fn observation_steps(&self) -> usize {
+        match self.family {
+            FamilySpec::Diffusion(rules) => rules.observation_steps,
+            _ => 1,
         }
     }
 }
@@ -197,6 +209,9 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         state.push(StateDim { name: dim.name.clone(), unit: checked_unit(&format!("state[{i}]"), &dim.unit)? });
     }
     unique("state", state.iter().map(|dim| dim.name.as_str()))?;
+    if state.is_empty() {
+        return Err(invalid("state", "[]", "declare the joints that are observed"));
+    }
     let (state_kind, action_kind) = match &raw.normalisation {
         Some(kinds) => (kinds.state.as_str(), kinds.action.as_str()),
         None => (Normalisation::NAMES[0], Normalisation::NAMES[0]),
@@ -265,7 +280,14 @@ fn unique<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<(), Bun
 fn checked_tolerance(engine: &str, raw: &RawTolerance, family: &FamilySpec) -> Result<Tolerance, BundleError> {
     let table = format!("engines.{engine}");
     let probes = family.probes();
-    let given = [("visual", raw.visual), ("logits", raw.logits), ("velocity", raw.velocity), ("output", raw.output)];
+    let given = [
+        ("visual", raw.visual),
+        ("logits", raw.logits),
+        ("velocity", raw.velocity),
+        ("output", raw.output),
+        ("condition", raw.condition),
+        ("epsilon", raw.epsilon),
+    ];
     let [visual, head] = exactly(&table, &given, [probes.first.map(|probe| probe.key), Some(probes.head.key)])?;
     for (name, value) in [("visual", visual), (probes.head.key, head), ("action_rad", raw.action_rad)] {
         if !value.is_finite() || value < 0.0 {
@@ -282,6 +304,7 @@ fn checked_costs(raw: &RawBudget, family: &FamilySpec) -> Result<CostModel, Bund
         ("vision_ms", raw.vision_ms),
         ("prefill_ms", raw.prefill_ms),
         ("forward_ms", raw.forward_ms),
+        ("condition_ms", raw.condition_ms),
         ("token_ms", raw.token_ms),
         ("step_ms", raw.step_ms),
     ];
@@ -311,7 +334,11 @@ fn checked_camera(index: usize, raw: &RawCamera) -> Result<CameraSlot, BundleErr
                 ("none", Resize::None),
             ],
         )?,
-        pad: choose(&key("pad"), &raw.pad, &[("none", Pad::None), ("centre", Pad::Centre)])?,
+        pad: choose(
+            &key("pad"),
+            &raw.pad,
+            &[("none", Pad::None), ("centre", Pad::Centre), ("top_left", Pad::TopLeft)],
+        )?,
     })
 }
 

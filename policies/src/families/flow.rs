@@ -2,13 +2,11 @@
 //! prefix's keys and values (π0: Black et al., arXiv 2410.24164, §IV; SmolVLA: Shukor et al., arXiv 2506.01844).
 //!
 //! Time τ runs from 0 (noise) to 1 (data), one value a row, so that rows already committed can enter clean (training-
-//! time real-time chunking). The noise of an inference comes from a generator seeded by the epoch, so a run replays.
+//! time real-time chunking).
 
 use core::time::Duration;
 
-use rand::{Rng as _, SeedableRng as _};
-use rand_pcg::Pcg64Mcg;
-
+use super::noise::Noise;
 use super::prefix::{Parts, Prefix, kv_names};
 use super::{Graphs, Inspect, Lap};
 use crate::action_space::NormalisedRows;
@@ -37,9 +35,7 @@ pub(crate) struct Flow {
     prefix: Prefix,
     rules: FlowSpec,
     denoise: Denoise,
-    noise: Pcg64Mcg,
-    /// Noise of the next inference, where it was given.
-    given: Option<Vec<f32>>,
+    noise: Noise,
     /// `[H, D]`, between noise and data.
     x: Vec<f32>,
     /// Velocity of the first step, `[H, D]`.
@@ -76,8 +72,7 @@ impl Flow {
             prefix,
             rules,
             denoise: Denoise { session, noisy, time, positions, mask, past, velocity },
-            noise: generator(Epoch::default()),
-            given: None,
+            noise: Noise::new(horizon * dims),
             x: vec![0.0; horizon * dims],
             first: vec![0.0; horizon * dims],
             normalised: NormalisedRows::new(horizon, dims),
@@ -107,10 +102,7 @@ impl Flow {
 
     /// Noise to data in `x`.
     fn integrate(&mut self, meter: &mut Meter<'_>) -> Result<(), PolicyError> {
-        match self.given.take() {
-            Some(noise) => self.x.copy_from_slice(&noise),
-            None => draw_normal(&mut self.noise, &mut self.x),
-        }
+        self.noise.take(&mut self.x);
         let steps = self.rules.steps;
         for step in 0..steps {
             let denoise = &mut self.denoise;
@@ -167,8 +159,7 @@ impl Policy for Flow {
     }
 
     fn reset(&mut self, epoch: Epoch) {
-        self.noise = generator(epoch);
-        self.given = None;
+        self.noise.reset(epoch);
     }
 
     fn inject(&mut self, fault: OutputFault) {
@@ -181,11 +172,7 @@ impl Policy for Flow {
     }
 
     fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {
-        if noise.len() != self.x.len() || noise.iter().any(|value| !value.is_finite()) {
-            return Err(ObservationError::Noise { needed: self.x.len(), got: noise.len() });
-        }
-        self.given = Some(noise.iter().map(|value| *value as f32).collect());
-        Ok(())
+        self.noise.give(noise)
     }
 }
 
@@ -200,42 +187,5 @@ impl Inspect for Flow {
 
     fn head(&self) -> Result<&[f32], EngineError> {
         Ok(&self.first)
-    }
-}
-
-fn generator(epoch: Epoch) -> Pcg64Mcg {
-    Pcg64Mcg::seed_from_u64(epoch.0)
-}
-
-/// Standard normal values by Box and Muller's transform, two from two uniform ones.
-fn draw_normal(random: &mut Pcg64Mcg, out: &mut [f32]) {
-    for pair in out.chunks_mut(2) {
-        // In (0, 1]: the logarithm of 0 is never taken.
-        let radius = (-2.0 * (1.0 - random.random::<f64>()).ln()).sqrt();
-        let (sine, cosine) = (core::f64::consts::TAU * random.random::<f64>()).sin_cos();
-        for (value, part) in pair.iter_mut().zip([radius * cosine, radius * sine]) {
-            *value = part as f32;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn noise_is_standard_normal_and_the_same_for_the_same_epoch() {
-        let mut values = vec![0.0f32; 20_001];
-        draw_normal(&mut generator(Epoch(3)), &mut values);
-        let mut again = vec![0.0f32; 20_001];
-        draw_normal(&mut generator(Epoch(3)), &mut again);
-        assert_eq!(values, again);
-        let n = values.len() as f64;
-        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
-        let variance = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n;
-        let fourth = values.iter().map(|v| f64::from(*v).powi(4)).sum::<f64>() / n;
-        assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05 && (fourth - 3.0).abs() < 0.3);
-        draw_normal(&mut generator(Epoch(4)), &mut again);
-        assert_ne!(values, again);
     }
 }

@@ -2,11 +2,18 @@
 
 mod act;
 mod bins;
+mod diffusion;
 mod flow;
+mod noise;
 mod observation;
+mod pi0;
+mod pi05;
 mod pi0_fast;
 mod prefix;
+mod schedule;
+mod smolvla;
 mod tokens;
+mod vla;
 
 use core::time::Duration;
 use std::time::Instant as WallInstant;
@@ -65,6 +72,10 @@ pub(crate) fn load(bundle: &Bundle, engine: &dyn Engine) -> Result<Box<dyn Inspe
             let parts = Parts::read(bundle, rules.prefix, room, "past the embedding table")?;
             Box::new(flow::Flow::load(rules, parts, engine, &graphs)?)
         }
+        FamilySpec::Diffusion(rules) => Box::new(diffusion::Diffusion::load(rules, spec.clone(), engine, &graphs)?),
+        FamilySpec::SmolVla(rules) => Box::new(smolvla::load(bundle, rules, engine, &graphs)?),
+        FamilySpec::Pi0(rules) => Box::new(pi0::load(bundle, rules, engine, &graphs)?),
+        FamilySpec::Pi05(rules) => Box::new(pi05::load(bundle, rules, engine, &graphs)?),
         FamilySpec::Act => Box::new(act::Act::load(spec.clone(), engine, &graphs)?),
     })
 }

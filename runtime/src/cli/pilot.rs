@@ -59,6 +59,7 @@ impl Pilot for PolicyPilot {
                 velocity_rad_s: JointVec::zeros(JOINTS),
                 effort_nm: None,
             },
+            past: &[],
             instruction: &self.instruction,
             anchor: Anchor::default(),
         };
