@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 
 #: LeRobot policy types, as config.json names them -> processor steps their families do in the runtime or the graphs.
-FAMILIES: dict[str, set[str]] = {"act": set(), "diffusion": set()}
+FAMILIES: dict[str, set[str]] = {
+    "act": set(),
+    "diffusion": set(),
+    "smolvla": {"smolvla_new_line_processor", "tokenizer_processor"},
+    "pi0": {"pi0_new_line_processor", "tokenizer_processor", "relative_actions_processor", "absolute_actions_processor"},
+    "pi05": {"pi05_prepare_state_tokenizer_processor_step", "tokenizer_processor", "relative_actions_processor", "absolute_actions_processor"},
+}
 
 
 def lerobot(args: argparse.Namespace) -> int:
@@ -28,8 +34,9 @@ def lerobot(args: argparse.Namespace) -> int:
         source = bundle.load(checkpoint, embodiment)
         from .lerobot.act import Act
         from .lerobot.diffusion import Diffusion
+        from .lerobot.vla import Vla
 
-        family = {"act": Act, "diffusion": Diffusion}[checkpoint.family](source)
+        family = {"act": Act, "diffusion": Diffusion, "smolvla": Vla, "pi0": Vla, "pi05": Vla}[checkpoint.family](source)
         name = args.name or args.out.name.replace("_", "-")
         description = args.description or f"A LeRobot policy of type {checkpoint.family}."
         report = bundle.write(source, family, args.out, name, description)

@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 
 from . import ExportError, embodiment as embodiments, graphs, statistics
-from .checkpoint import ACTION, STATE, Checkpoint
+from .checkpoint import ACTION, STATE, WEIGHTS, Checkpoint
 from .embodiment import Embodiment
 
 #: Largest error of an action allowed, as a share of its range.
@@ -33,6 +33,7 @@ class Sample:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)  # golden arrays of the family
     actions: np.ndarray | None = None  # f64 [H, D], robot units
     past: tuple["Sample", ...] = ()  # earlier observations a row apart, oldest first
+    instruction: str = ""  # for a family that reads one
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Table:
     resize: str = "none"
     pad: str = "none"
     observations: int = 1  # moments an inference reads, a row apart, oldest first
+    instruction: str = ""  # that of the golden samples, for a family that reads one
     tables: dict[str, dict] = field(default_factory=dict)
     costs: tuple[str, ...] = ()  # keys of [budget]
     probes: tuple[str, ...] = ()  # keys of [engines] beside action_rad, with the golden arrays of the same names
@@ -142,9 +144,32 @@ def load(checkpoint: Checkpoint, embodiment: Embodiment) -> Source:
         policy = get_policy_class(checkpoint.family).from_pretrained(folder, config=config, strict=True)
     except RuntimeError as error:
         raise ExportError("model.safetensors", "", "", f"does not hold the tensors that config.json describes: {error}") from error
+    loaded = policy.state_dict()
+    for name, values in tensors(checkpoint.folder / WEIGHTS):
+        if values.is_floating_point() and not torch.isfinite(values).all():
+            raise ExportError(WEIGHTS, name, "not finite", "the training diverged or the file is damaged; use another checkpoint")
+        # Some policies load what they can and go on: every tensor of the file must have arrived.
+        found = loaded.get(name)
+        if found is None or not torch.equal(found.float(), values.float()):
+            raise ExportError(WEIGHTS, name, "not loaded" if found is None else "another value", f"LeRobot {lerobot_version()} did not load it as it is; save the checkpoint again with that version")
     device = {"device_processor": {"device": "cpu"}}
     pre, post = make_pre_post_processors(config, pretrained_path=folder, preprocessor_overrides=device, postprocessor_overrides=device)
     return Source(checkpoint, embodiment, policy.float().eval(), pre, post)
+
+
+def tensors(path: Path):
+    """Name and tensor of every entry of a safetensors file, of any element type."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        for name in file.keys():
+            yield name, file.get_tensor(name)
+
+
+def lerobot_version() -> str:
+    import lerobot
+
+    return lerobot.__version__
 
 
 def golden_samples(source: Source, sizes: dict[str, tuple[int, int]], observations: int = 1) -> list[Sample]:
@@ -169,11 +194,12 @@ def golden_samples(source: Source, sizes: dict[str, tuple[int, int]], observatio
 
 def observed(sample: Sample) -> dict[str, np.ndarray]:
     """The observation as ``endplate infer`` and golden replay read it: one array a camera and ``state``, with a leading
-    axis of moments where there are several."""
+    axis of moments where there are several, and ``instruction`` as UTF-8 bytes."""
     moments = (*sample.past, sample)
     arrays = {name: np.stack([moment.images[name] for moment in moments]) for name in sample.images}
     arrays["state"] = np.stack([moment.state for moment in moments])
-    return arrays if sample.past else {name: values[0] for name, values in arrays.items()}
+    arrays = arrays if sample.past else {name: values[0] for name, values in arrays.items()}
+    return arrays | ({"instruction": np.frombuffer(sample.instruction.encode(), np.uint8)} if sample.instruction else {})
 
 
 def write(source: Source, family: Family, out: Path, name: str, description: str) -> list[str]:
@@ -196,8 +222,6 @@ def write(source: Source, family: Family, out: Path, name: str, description: str
 
 
 def _fill(source: Source, family: Family, folder: Path, name: str, description: str) -> list[str]:
-    import lerobot
-
     checkpoint, embodiment, table = source.checkpoint, source.embodiment, family.table
     shared = graphs.Shared(folder)
     family.write(folder, shared)
@@ -207,6 +231,7 @@ def _fill(source: Source, family: Family, folder: Path, name: str, description: 
     width = statistics.action_range(checkpoint, embodiment.action)
     worst, probes, times = 0.0, dict.fromkeys(table.probes, 0.0), {key: [] for key in table.costs}
     for sample in samples:
+        sample.instruction = table.instruction
         family.reference(sample)
         for _ in range(5):
             found, normalised, took = family.replay(folder, sample)
@@ -217,7 +242,7 @@ def _fill(source: Source, family: Family, folder: Path, name: str, description: 
             probes[key] = max(probes[key], float(np.abs(found[key] - sample.arrays[key]).max()))
     measured = ", ".join(f"{key} {value:.1e}" for key, value in probes.items())
     report = [
-        f"{checkpoint.family} of LeRobot {lerobot.__version__} (torch {torch.__version__}) in ONNX Runtime {onnxruntime.__version__}: "
+        f"{checkpoint.family} of LeRobot {lerobot_version()} (torch {torch.__version__}) in ONNX Runtime {onnxruntime.__version__}: "
         f"largest error {worst:.1e} of the action range at model resolution ({measured}); {len(samples)} samples"
     ]
     if not worst <= ALLOWED:
@@ -227,7 +252,7 @@ def _fill(source: Source, family: Family, folder: Path, name: str, description: 
         arrays |= {f"{key}_{i}": values for key, values in observed(sample).items()}
         arrays[f"actions_{i}"] = sample.actions
         arrays |= {f"{key}_{i}": values for key, values in sample.arrays.items()}
-    np.savez_compressed(folder / "golden.npz", **arrays)
+    np.savez_compressed(folder / "golden.npz", **{key: np.ascontiguousarray(values) for key, values in arrays.items()})
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     digests = {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -100,12 +100,12 @@ def _json(folder: Path, name: str) -> dict:
         raise ExportError(folder / name, "", "", f"is no JSON ({error}); copy the checkpoint again") from None
 
 
-def _tensors(path: Path):
-    """Name and f32 or f64 values of every tensor of a safetensors file."""
+def _tensors(path: Path, values: bool = True):
+    """Name and values of every tensor of a safetensors file, of types that numpy knows."""
     try:
         with safe_open(path, "numpy") as file:
             for name in file.keys():
-                yield name, file.get_tensor(name)
+                yield name, file.get_tensor(name) if values else None
     except FileNotFoundError:
         raise ExportError(path, "", "", "missing; copy the whole checkpoint folder") from None
     except SafetensorError as error:
@@ -113,9 +113,9 @@ def _tensors(path: Path):
 
 
 def _check_weights(folder: Path) -> None:
-    for name, values in _tensors(folder / WEIGHTS):
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ExportError(WEIGHTS, name, "not finite", "the training diverged or the file is damaged; use another checkpoint")
+    """The header, and that the file is as long as it says; the values are looked at where torch can read them all."""
+    for _ in _tensors(folder / WEIGHTS, values=False):
+        break
 
 
 def _statistics(folder: Path, step: dict) -> dict[str, dict[str, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from pathlib import Path
@@ -79,7 +80,7 @@ def export(module: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: li
     Raises ExportError when the graph does not have these inputs and outputs.
     """
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), whole_sums():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(), tuple(inputs.values()), buffer, input_names=list(inputs), output_names=outputs, opset_version=OPSET, dynamo=False, do_constant_folding=True
@@ -94,10 +95,27 @@ def export(module: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: li
             raise ExportError(path.name, tensor.name, "neither f32 nor i64", "the export went wrong")
     del model.graph.value_info[:]
     for node in model.graph.node:
-        node.doc_string = ""
+        # Outputs keep the names that say where a value comes from; nodes would repeat them.
+        node.doc_string = node.name = ""
     model.producer_name, model.producer_version = "endplate-export", ""
     shared.take(model)
     path.write_bytes(model.SerializeToString())
+
+
+@contextlib.contextmanager
+def whole_sums():
+    """Running sums of booleans, which torch knows and ONNX does not: over floats, which are exact for counts (tract takes
+    integers that do not depend on inputs for symbolic sizes and has no sum of those)."""
+    original = torch.cumsum
+
+    def cumsum(values, *args, **kwargs):
+        return original(values.float(), *args, **kwargs).long() if values.dtype in (torch.bool, torch.int64) else original(values, *args, **kwargs)
+
+    torch.cumsum = cumsum
+    try:
+        yield
+    finally:
+        torch.cumsum = original
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
