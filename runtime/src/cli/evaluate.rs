@@ -345,7 +345,8 @@ fn play(
             refused: inference.causes.total(),
             tokens: inference.tokens,
             passes: inference.passes,
-            rows: (after.motion_s - before.motion_s) / period_s,
+            // A difference of sums: rounded, so that it does not depend on what came before.
+            rows: ((after.motion_s - before.motion_s) / period_s * 1e6).round() / 1e6,
             limited: after.limited - before.limited,
             deadline_misses: after.deadline_misses - before.deadline_misses,
             ladder: std::array::from_fn(|rung| ladder_after[rung] - ladder_before[rung]),

@@ -93,7 +93,8 @@ pub enum Task {
     /// The cubes stay where they are until they are touched.
     #[default]
     Static,
-    /// The named cube drifts, or is shoved to another place, while the arm is on its way; the seed says which.
+    /// The named cube drifts, or is shoved to another place, while the arm is on its way, as the seed says; 12 s instead
+    /// of 20.
     Moving,
 }
 

@@ -21,7 +21,7 @@ use endplate_sim::model::Model;
 use endplate_sim::moving::CubeMotion;
 use endplate_sim::robot::{SimOptions, SimRobot};
 use endplate_sim::scene::Scene;
-use endplate_sim::task::{self, COLOURS, Judge, Outcome, TIME_LIMIT};
+use endplate_sim::task::{self, COLOURS, Judge, MOVING_TIME_LIMIT, Outcome, TIME_LIMIT};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -365,6 +365,13 @@ impl<'a> Bench<'a> {
         self.control.tick(now, &nothing);
     }
 
+    fn time_limit(&self) -> Duration {
+        match self.arguments.task {
+            Task::Static => TIME_LIMIT,
+            Task::Moving => MOVING_TIME_LIMIT,
+        }
+    }
+
     fn activate(&mut self, now: Instant) -> Result<(), CliError> {
         self.control.activate(now, self.inference.epoch()).map_err(CliError::failed)
     }
@@ -381,7 +388,7 @@ impl<'a> Bench<'a> {
             self.warm_up(now);
         }
         self.activate(now)?;
-        let mut watcher = Watcher::new(&plan, &self.world, now, self.successes);
+        let mut watcher = Watcher::new(&plan, self.time_limit(), &self.world, now, self.successes);
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
         let begin = now;
@@ -421,7 +428,7 @@ impl<'a> Bench<'a> {
         let begin = clock.now();
         self.world.advance_to(begin);
         self.activate(begin)?;
-        let mut watcher = Watcher::new(&plan, &self.world, begin, self.successes);
+        let mut watcher = Watcher::new(&plan, self.time_limit(), &self.world, begin, self.successes);
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
         let mut plant = |now| world.advance_to(now);
@@ -484,8 +491,8 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(plan: &Plan, world: &SimRobot, begin: Instant, successes: usize) -> Self {
-        Self { judge: Judge::new(plan.target, &world.cubes()), begin, outcome: None, successes }
+    fn new(plan: &Plan, limit: Duration, world: &SimRobot, begin: Instant, successes: usize) -> Self {
+        Self { judge: Judge::with_limit(plan.target, &world.cubes(), limit), begin, outcome: None, successes }
     }
 
     #[allow(clippy::too_many_arguments)]
