@@ -78,7 +78,7 @@ fn kind(error: DecodeError) -> &'static str {
         DecodeError::WrongLength { .. } => "too_long",
         DecodeError::CoefficientOutOfRange { .. } => "coefficient",
         DecodeError::ActionOutOfRange { .. } => "action",
-        DecodeError::WrongShape { .. } => "shape",
+        other => other.kind(),
     }
 }
 
@@ -98,7 +98,7 @@ fn check_encode(tokenizer: &FastTokenizer, case: &EncodeCase, counts: &mut Count
     let mut codec = tokenizer.codec(case.time_horizon, case.action_dim).unwrap();
     let mut ids = vec![7; 3];
     let result = codec.encode(&case.chunk.concat(), &mut ids);
-    close(name, &codec.spectrum, &case.dct.concat(), 1e-12);
+    close(name, &codec.spectrum(), &case.dct.concat(), 1e-12);
     if !case.decode_ok {
         // Upstream dropped bytes here and could not decode its own ids.
         assert!(matches!(result, Err(EncodeError::CoefficientOutOfRange { .. })), "{name}: {result:?}");
