@@ -3,7 +3,6 @@
 
 use super::bytes::{byte_to_char, token_bytes};
 use super::matcher::{Matcher, Stack};
-use super::pairs::{IntMap, pair_key};
 use super::pretokenize::pieces;
 use crate::EncodeError;
 use std::cmp::Reverse;
@@ -28,8 +27,8 @@ pub(crate) struct Bpe {
     /// Id of each single byte.
     byte_ids: Vec<Option<u32>>,
     merges: Vec<Merge>,
-    /// Rank of a pair.
-    ranks: IntMap,
+    /// A pair and its rank; sorted.
+    ranks: Vec<((u32, u32), u32)>,
 }
 
 /// Working memory of [`Bpe::encode`], sized once.
@@ -57,7 +56,11 @@ impl Scratch {
     pub(crate) fn new(codes: usize) -> Self {
         let bytes = 4 * codes;
         // A queue entry per adjacent pair, and at most two more for each merge.
-        Self { symbols: Vec::with_capacity(bytes), queue: BinaryHeap::with_capacity(3 * bytes), stack: Stack::new(codes) }
+        Self {
+            symbols: Vec::with_capacity(bytes),
+            queue: BinaryHeap::with_capacity(3 * bytes),
+            stack: Stack::new(codes),
+        }
     }
 
     /// Appends a symbol to the list of a piece.
@@ -94,9 +97,9 @@ impl Bpe {
                 byte_ids[usize::from(byte)] = Some(id);
             }
         }
-        let ranks: Vec<(u64, u32)> =
-            (0u32..).zip(&merges).map(|(rank, merge)| (pair_key(merge.left, merge.right), rank)).collect();
-        let ranks = IntMap::new(&ranks);
+        let mut ranks: Vec<((u32, u32), u32)> =
+            (0u32..).zip(&merges).map(|(rank, merge)| ((merge.left, merge.right), rank)).collect();
+        ranks.sort_unstable();
         Self { names, bytes, starts, byte_ids, merges, ranks }
     }
 
@@ -143,7 +146,8 @@ impl Bpe {
     }
 
     fn rank(&self, left: u32, right: u32) -> Option<u32> {
-        self.ranks.get(pair_key(left, right))
+        let at = self.ranks.binary_search_by_key(&(left, right), |entry| entry.0).ok()?;
+        Some(self.ranks[at].1)
     }
 
     /// The linear encoder, where the merges are as training makes them; `zero_code` is the code point of

@@ -151,14 +151,12 @@ impl FastCodec {
         if got != needed {
             return Err(EncodeError::WrongShape { needed, got });
         }
-        // The order of |floats| is that of their bits; an infinity or NaN has the exponent of all ones.
-        let largest = chunk.iter().map(|value| value.abs().to_bits()).fold(0, u64::max);
+        let largest = self.build.fold(self.dims, chunk, self.columns, &mut self.folded);
         let largest = f64::from_bits(largest);
         if !largest.is_finite() {
             let at = chunk.iter().position(|value| !value.is_finite()).unwrap_or(0);
             return Err(EncodeError::NotFinite { row: at / self.dims, dim: at % self.dims });
         }
-        self.dct.fold(self.dims, chunk, self.columns, &mut self.folded);
         self.build.transform(&self.dct, &self.folded, self.columns, &mut self.spectrum);
         let clamped = self.quantise(chunk, largest)?;
         self.tables.bpe.encode(self.tables.matcher.as_ref(), &self.codes, &mut self.scratch, ids)?;
@@ -175,15 +173,11 @@ impl FastCodec {
         let terms = self.horizon as f64;
         let margin = (4.0 * f64::EPSILON * terms * terms * largest * scale).max(1e-12);
         let seen = self.build.quantise(&self.spectrum, scale, margin, &mut self.quantised);
-        self.codes.clear();
-        let reaches_surrogates = max.abs_diff(min) >= 0xd800;
+        let reaches_surrogates = seen.max.abs_diff(min) >= 0xd800;
         if seen.is_doubtful || seen.min < min || seen.max > max || reaches_surrogates {
             return self.quantise_slowly(chunk, margin);
         }
-        for row in self.quantised.chunks_exact(self.columns) {
-            // In range, so the differences are in 0..=max − min.
-            self.codes.extend(row[..self.dims].iter().map(|value| value.wrapping_sub(min) as u32));
-        }
+        self.build.pack(&self.quantised, self.columns, self.dims, min, &mut self.codes);
         Ok(0)
     }
 
@@ -192,6 +186,7 @@ impl FastCodec {
     fn quantise_slowly(&mut self, chunk: &[f64], margin: f64) -> Result<usize, EncodeError> {
         let Tables { scale, min_token: min, max_token: max, .. } = *self.tables;
         let mut clamped = 0;
+        self.codes.clear();
         for at in 0..self.needed() {
             let (frequency, dim) = (at / self.dims, at % self.dims);
             let mut scaled = self.spectrum[frequency * self.columns + dim] * scale;
@@ -389,10 +384,7 @@ impl FastCodec {
             && let Some((count, values)) = self.tables.runs.get(id)
             && let Some(slots) = self.slots.get(self.seen..self.seen + count)
         {
-            for &(at, value) in values {
-                let Term { basis, sum, .. } = slots[at as usize];
-                self.terms.push(Term { basis, sum, value });
-            }
+            self.terms.extend(values.iter().map(|&(at, value)| Term { value, ..slots[at as usize] }));
             self.seen += count;
             return Ok(());
         }
@@ -462,12 +454,15 @@ impl FastCodec {
     /// Unfolds the halves into `[H, D]` row-major.
     pub(super) fn write_actions(&self, out: &mut [f64]) {
         let (lanes, half, dims) = (self.dct.lanes(), self.dct.half(), self.dims);
-        let last = (self.horizon - 1) * dims;
+        // The middle row of an odd number is in the first part; its odd half is zero.
+        let (first, second) = out.split_at_mut(half * dims);
         for (dim, pair) in self.sums.chunks_exact(2 * lanes).enumerate() {
             let (even, odd) = pair.split_at(lanes);
-            for (row, (e, o)) in even[..half].iter().zip(&odd[..half]).enumerate() {
-                out[row * dims + dim] = e + o;
-                out[last - row * dims + dim] = e - o;
+            for ((row, e), o) in first.chunks_exact_mut(dims).zip(even).zip(odd) {
+                row[dim] = e + o;
+            }
+            for ((row, e), o) in second.chunks_exact_mut(dims).rev().zip(even).zip(odd) {
+                row[dim] = e - o;
             }
         }
     }
@@ -528,6 +523,9 @@ impl ActionTokenizer for FastCodec {
     }
     fn allows(&self, id: u32) -> bool {
         self.allows(id)
+    }
+    fn allowed(&self, mask: &mut [bool]) -> Result<usize, DecodeError> {
+        self.allowed(mask)
     }
     fn coefficients(&self) -> usize {
         self.coefficients()

@@ -82,21 +82,6 @@ impl Dct {
         &self.packed[parity]
     }
 
-    /// Sums and differences of the rows that mirror each other: `[2, half, columns]`, columns zero-padded.
-    pub(crate) fn fold(&self, dims: usize, actions: &[f64], columns: usize, folded: &mut [f64]) {
-        let half = self.half();
-        let (even, odd) = folded.split_at_mut(half * columns);
-        let pairs = actions.chunks_exact(dims).zip(actions.chunks_exact(dims).rev());
-        for (at, (first, last)) in pairs.take(half).enumerate() {
-            let is_middle = 2 * at + 1 == self.horizon;
-            let even = &mut even[at * columns..][..dims];
-            let odd = &mut odd[at * columns..][..dims];
-            for (((even, odd), a), b) in even.iter_mut().zip(odd).zip(first).zip(last) {
-                (*even, *odd) = if is_middle { (*a, 0.0) } else { (a + b, a - b) };
-            }
-        }
-    }
-
     /// One coefficient by the plain sum in the order of time: what decides where a rounding is close.
     pub(crate) fn coefficient(&self, frequency: usize, dim: usize, dims: usize, actions: &[f64]) -> f64 {
         let weights = &self.matrix[frequency * self.horizon..][..self.horizon];

@@ -13,7 +13,7 @@
 //! * a token's own text encodes to that token alone.
 
 use super::bytes::Utf8Reader;
-use super::pairs::{IntMap, pair_key};
+use super::pairs::IntMap;
 use std::collections::HashMap;
 
 const NONE: u32 = u32::MAX;
@@ -49,6 +49,8 @@ struct Node {
     zero: u32,
     /// Whether a token goes on with only a part of a character's bytes.
     has_partial: bool,
+    /// Whether a token goes on with another whole character than that of zero.
+    has_more: bool,
 }
 
 /// Tables for the linear encoder. Immutable.
@@ -58,8 +60,10 @@ pub(crate) struct Matcher {
     nodes: Vec<Node>,
     /// Node after one code point from the root, for small ones.
     first: Vec<u32>,
-    /// `(node, code point)` and `(node, byte)` to node.
+    /// `(node, code point)` to node, where neither `first` nor [`Node::zero`] says it.
     edges: IntMap,
+    /// `(node, byte)` to node: for tokens that hold parts of characters.
+    byte_edges: IntMap,
     /// Two ids to the id they merge to.
     merged: IntMap,
     zero_code: u32,
@@ -104,9 +108,22 @@ impl Stack {
     }
 }
 
-fn byte_edge(node: u32, byte: u8) -> u64 {
-    pair_key(node, 0x8000_0000 | u32::from(byte))
+/// Two ids as one key.
+fn pair_key(left: u32, right: u32) -> u64 {
+    (u64::from(left) << 15) | u64::from(right)
 }
+
+/// A node and a code point as one key; nodes are few enough, see [`MAX_NODES`].
+fn edge_key(node: u32, code: u32) -> u64 {
+    (u64::from(node) << 21) | u64::from(code)
+}
+
+fn byte_key(node: u32, byte: u8) -> u64 {
+    (u64::from(node) << 8) | u64::from(byte)
+}
+
+/// Most nodes, so that an edge's key has 40 bits.
+const MAX_NODES: usize = 1 << 18;
 
 impl Matcher {
     /// Tables for tokens given by their bytes (index = id), the ids of single bytes and the merges in rank order.
@@ -145,16 +162,17 @@ impl Matcher {
             tokens,
             nodes: Vec::new(),
             first: vec![NONE; DIRECT],
-            edges: IntMap::new(&[]),
-            merged: IntMap::new(&merged),
+            edges: IntMap::new(&[])?,
+            byte_edges: IntMap::new(&[])?,
+            merged: IntMap::new(&merged)?,
             zero_code,
         };
-        matcher.grow(bytes_of);
+        matcher.grow(bytes_of)?;
         Some(matcher)
     }
 
-    /// Builds the tree.
-    fn grow<'a>(&mut self, bytes_of: impl Fn(u32) -> &'a [u8]) {
+    /// Builds the tree; `None` when it would be too large.
+    fn grow<'a>(&mut self, bytes_of: impl Fn(u32) -> &'a [u8]) -> Option<()> {
         let mut children: HashMap<(u32, u8), u32> = HashMap::new();
         let mut parents = vec![NONE];
         let mut ends: Vec<u32> = vec![NONE];
@@ -167,6 +185,9 @@ impl Matcher {
             }
             let (mut node, mut boundary, mut reader, mut characters) = (0u32, 0u32, Utf8Reader::default(), 0u32);
             let mut is_at_start = true;
+            if parents.len() > MAX_NODES {
+                return None;
+            }
             for &byte in bytes_of(id) {
                 let next = *children.entry((node, byte)).or_insert_with(|| {
                     parents.push(node);
@@ -210,26 +231,32 @@ impl Matcher {
                 token.prefix = best[parents[end as usize] as usize];
             }
         }
-        self.nodes = best.iter().map(|&best| Node { best, zero: NONE, has_partial: false }).collect();
+        self.nodes = best.iter().map(|&best| Node { best, zero: NONE, has_partial: false, has_more: false }).collect();
         for node in partial {
             self.nodes[node as usize].has_partial = true;
         }
         let mut edges: Vec<(u64, u32)> = Vec::new();
         for (&(node, code), &next) in &shortcuts {
-            if code == self.zero_code {
-                self.nodes[node as usize].zero = next;
-            }
             if node == 0
                 && let Some(slot) = self.first.get_mut(code as usize)
             {
                 *slot = next;
             }
-            edges.push((pair_key(node, code), next));
+            if code == self.zero_code {
+                self.nodes[node as usize].zero = next;
+            } else {
+                self.nodes[node as usize].has_more = true;
+                edges.push((edge_key(node, code), next));
+            }
         }
-        edges.extend(children.iter().map(|(&(node, byte), &next)| (byte_edge(node, byte), next)));
+        let mut byte_edges: Vec<(u64, u32)> =
+            children.iter().map(|(&(node, byte), &next)| (byte_key(node, byte), next)).collect();
         // The order decides where collisions go, and so what two equal tokenizers hold.
         edges.sort_unstable();
-        self.edges = IntMap::new(&edges);
+        byte_edges.sort_unstable();
+        self.edges = IntMap::new(&edges)?;
+        self.byte_edges = IntMap::new(&byte_edges)?;
+        Some(())
     }
 
     /// Whether every token that merges make encodes to itself: checked once, at load.
@@ -280,34 +307,45 @@ impl Matcher {
     /// The longest token at a place, or `NONE`.
     #[inline]
     fn longest(&self, piece: &[u32], at: Place) -> u32 {
-        let mut rest = piece[at.character as usize..].iter();
-        let mut node = 0;
-        if at.byte > 0
-            && let Some(&code) = rest.next()
-        {
-            let (stop, is_whole) = self.walk_bytes(0, code, at.byte as usize);
+        let Some((&code, rest)) = piece.get(at.character as usize..).and_then(<[u32]>::split_first) else {
+            return NONE;
+        };
+        let mut node = self.first.get(code as usize).copied().unwrap_or(NONE);
+        if at.byte > 0 || node == NONE {
+            let (stop, is_whole) = self.first_step(code, at.byte as usize);
             if !is_whole {
                 return self.nodes[stop as usize].best;
             }
             node = stop;
         }
+        let mut here = self.nodes[node as usize];
         for &code in rest {
             let next = if code == self.zero_code {
-                self.nodes[node as usize].zero
-            } else if node == 0 && (code as usize) < DIRECT {
-                self.first[code as usize]
+                here.zero
+            } else if here.has_more {
+                self.edges.get(edge_key(node, code)).unwrap_or(NONE)
             } else {
-                self.edges.get(pair_key(node, code)).unwrap_or(NONE)
+                NONE
             };
             if next == NONE {
-                if self.nodes[node as usize].has_partial || node == 0 {
-                    node = self.walk_bytes(node, code, 0).0;
+                if here.has_partial {
+                    return self.nodes[self.walk_bytes(node, code, 0).0 as usize].best;
                 }
                 break;
             }
             node = next;
+            here = self.nodes[node as usize];
         }
-        self.nodes[node as usize].best
+        here.best
+    }
+
+    /// From the root: a code point without a direct entry, or the end of one begun before.
+    #[cold]
+    fn first_step(&self, code: u32, from: usize) -> (u32, bool) {
+        match self.edges.get(edge_key(0, code)) {
+            Some(node) if from == 0 => (node, true),
+            _ => self.walk_bytes(0, code, from),
+        }
     }
 
     /// Follows the bytes of `code` from its byte `from`; the node reached, and whether that is its end.
@@ -315,7 +353,7 @@ impl Matcher {
     fn walk_bytes(&self, mut node: u32, code: u32, from: usize) -> (u32, bool) {
         let mut buffer = [0; 4];
         for &byte in utf8(code, &mut buffer).get(from..).unwrap_or_default() {
-            let Some(next) = self.edges.get(byte_edge(node, byte)) else { return (node, false) };
+            let Some(next) = self.byte_edges.get(byte_key(node, byte)) else { return (node, false) };
             node = next;
         }
         (node, true)

@@ -148,9 +148,7 @@ impl FastCodec {
             return Err(DecodeError::TooFew { frequencies, horizon: self.horizon, min_share });
         }
         self.synthesise(frequencies, out)?;
-        let worst = |bounds: &[f64]| {
-            bounds[frequencies * self.dims..][..self.dims].iter().copied().fold(0.0, f64::max)
-        };
+        let worst = |bounds: &[f64]| bounds[frequencies * self.dims..][..self.dims].iter().copied().fold(0.0, f64::max);
         let (error_bound, rms_bound) = (worst(&self.bounds), worst(&self.rms_bounds));
         Ok(Anytime { frequencies, share, error_bound, rms_bound, ended_by })
     }

@@ -86,6 +86,17 @@ impl Build {
         (dct: &Dct, folded: &[f64], columns: usize, spectrum: &mut [f64])
     );
     twice!(
+        /// Sums and differences of the rows that mirror each other, `[2, half, columns]` with columns zero-padded;
+        /// returns the largest |action|, as bits.
+        fold, fold_avx2, fold_body,
+        (dims: usize, actions: &[f64], columns: usize, folded: &mut [f64]) -> u64
+    );
+    twice!(
+        /// Coefficients to code points, the padding left out.
+        pack, pack_avx2, pack_body,
+        (quantised: &[i32], columns: usize, dims: usize, min: i32, codes: &mut Vec<u32>)
+    );
+    twice!(
         /// Scales and rounds half to even.
         quantise, quantise_avx2, quantise_body,
         (spectrum: &[f64], scale: f64, margin: f64, out: &mut [i32]) -> Seen
@@ -135,6 +146,40 @@ fn transform_body(dct: &Dct, folded: &[f64], columns: usize, spectrum: &mut [f64
                 }
             }
         }
+    }
+}
+
+#[inline(always)]
+fn fold_body(dims: usize, actions: &[f64], columns: usize, folded: &mut [f64]) -> u64 {
+    // The order of |floats| is that of their bits, infinities and NaN last.
+    let mut largest = 0u64;
+    for value in actions {
+        largest = largest.max(value.abs().to_bits());
+    }
+    let horizon = actions.len() / dims;
+    let half = horizon.div_ceil(2);
+    let (even, odd) = folded.split_at_mut(half * columns);
+    let mirrored = actions.chunks_exact(dims).zip(actions.chunks_exact(dims).rev());
+    let rows = even.chunks_exact_mut(columns).zip(odd.chunks_exact_mut(columns));
+    for ((first, last), (even, odd)) in mirrored.zip(rows) {
+        for (((even, odd), a), b) in even.iter_mut().zip(odd).zip(first).zip(last) {
+            (*even, *odd) = (a + b, a - b);
+        }
+    }
+    if horizon % 2 == 1 {
+        let at = (half - 1) * columns;
+        even[at..][..dims].copy_from_slice(&actions[(half - 1) * dims..][..dims]);
+        odd[at..][..dims].fill(0.0);
+    }
+    largest
+}
+
+#[inline(always)]
+fn pack_body(quantised: &[i32], columns: usize, dims: usize, min: i32, codes: &mut Vec<u32>) {
+    codes.clear();
+    for row in quantised.chunks_exact(columns) {
+        // In range, so the differences are in 0..=max − min.
+        codes.extend(row[..dims].iter().map(|value| value.wrapping_sub(min) as u32));
     }
 }
 
