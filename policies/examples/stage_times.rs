@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .collect(),
         state: golden.get("state_0", None)?.to_vec(),
         instruction: golden.text("instruction_0")?,
+        noise: None,
     };
 
     let mut policies: Vec<Loaded> = Vec::new();

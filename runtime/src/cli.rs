@@ -15,6 +15,8 @@ pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
 pub mod pilot;
+#[cfg(feature = "mcap")]
+pub mod replay;
 pub mod report;
 pub mod run;
 #[cfg(feature = "sim")]

@@ -29,6 +29,9 @@ enum Command {
     Doctor(cli::doctor::DoctorArguments),
     /// Run a bundle open loop on recorded inputs: `.npz` in, `.npz` out.
     Infer(cli::infer::InferArguments),
+    /// Run a bundle on the observations of a recording and compare with what was answered then.
+    #[cfg(feature = "mcap")]
+    Replay(cli::replay::ReplayArguments),
     /// Encode and decode action chunks: JSON lines on standard input and output.
     #[command(subcommand)]
     Tokenize(cli::tokenize::TokenizeCommand),
@@ -46,6 +49,8 @@ fn main() -> ExitCode {
         Command::Check(arguments) => cli::check::check(&arguments),
         Command::Doctor(arguments) => cli::doctor::doctor(&arguments),
         Command::Infer(arguments) => cli::infer::infer(&arguments),
+        #[cfg(feature = "mcap")]
+        Command::Replay(arguments) => cli::replay::replay(&arguments),
         Command::Tokenize(command) => cli::tokenize::tokenize(&command),
         #[cfg(feature = "sim")]
         Command::Dataset(arguments) => cli::dataset::dataset(&arguments),

@@ -54,6 +54,10 @@ pub struct RunArguments {
     /// Write the report as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Record joints, commands, every observation and every answer as MCAP, for any ROS 2 tool and for `replay`.
+    #[cfg(feature = "mcap")]
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// Save what the cameras see, as PNG, twice a second.
     #[arg(long, value_name = "DIR")]
     pub save_frames: Option<PathBuf>,

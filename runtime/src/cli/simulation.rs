@@ -51,6 +51,7 @@ pub struct Bench<'a> {
     latency: Latency,
     lateness: Samples,
     saver: Option<FrameSaver>,
+    recorder: Tape,
     view: View,
     /// The present of simulated time.
     now: Instant,
@@ -73,6 +74,7 @@ pub fn run(
     let clock = Arc::new(MonotonicClock::new());
     let publish_clock = on_real_clock.then(|| Arc::clone(&clock));
     publish(arguments, &bench.spec, publish_clock, &mut bench.control, &bench.view)?;
+    bench.record(bundle, on_real_clock.then_some(&*clock))?;
     let mut per_episode = Vec::new();
     for index in 0..episodes {
         let (episode, _) =
@@ -84,6 +86,7 @@ pub fn run(
         ));
         per_episode.push(episode);
     }
+    bench.recorder.finish(&mut bench.control, &mut bench.inference, &bench.view)?;
     bench.view.finish();
     let beside = arguments.json.as_ref().filter(|_| bench.latency.is_measured() && !on_real_clock);
     if let Some(path) = arguments.write_trace.clone().or_else(|| beside.map(|json| json.with_extension("trace"))) {
@@ -282,6 +285,7 @@ impl<'a> Bench<'a> {
             latency: Latency::new(latency_model(arguments)?),
             lateness: Samples::with_capacity(1 << 20),
             faults: runtime_faults(&faults),
+            recorder: Tape::default(),
             body_faults,
             spec,
             world,
@@ -314,6 +318,43 @@ impl<'a> Bench<'a> {
     /// The inference counters since the last call.
     pub fn take_inference_counts(&mut self) -> InferenceCounts {
         self.inference.take_counts()
+    }
+
+    /// Starts the recording that was asked for.
+    #[cfg(feature = "mcap")]
+    fn record(&mut self, bundle: &Bundle, clock: Option<&MonotonicClock>) -> Result<(), CliError> {
+        use endplate_runtime::recorder::{Recorder, RecorderOptions};
+        let Some(path) = &self.arguments.record else { return Ok(()) };
+        // The Unix time of instant 0; simulated time stays as it is.
+        let epoch = clock.map_or(Duration::ZERO, |clock| {
+            let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            unix.saturating_sub(Duration::from_nanos(clock.now().as_nanos()))
+        });
+        let metadata = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("bundle", bundle.spec().name.clone()),
+            ("bundle_digest", bundle.digest().to_owned()),
+            ("robot", self.spec.name.clone()),
+            ("clock", if clock.is_some() { "real" } else { "simulated" }.to_owned()),
+            ("seed", self.arguments.seed.0.to_string()),
+        ];
+        let (recorder, ends) = Recorder::create(RecorderOptions {
+            path: path.clone(),
+            joints: self.spec.joints.iter().map(|joint| joint.name.clone()).collect(),
+            cameras: bundle.spec().cameras.iter().map(|slot| slot.name.clone()).collect(),
+            epoch,
+            metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
+        })
+        .map_err(CliError::input)?;
+        self.control.set_records(Some(ends.ticks));
+        self.inference.set_tap(Some(ends.tap));
+        self.recorder = Tape { recorder: Some(recorder), failed: None };
+        Ok(())
+    }
+
+    #[cfg(not(feature = "mcap"))]
+    fn record(&mut self, _: &Bundle, _: Option<&MonotonicClock>) -> Result<(), CliError> {
+        Ok(())
     }
 
     fn plan(&self, index: u64) -> Plan {
@@ -391,6 +432,7 @@ impl<'a> Bench<'a> {
         let mut watcher = Watcher::new(&plan, self.time_limit(), &self.world, now, self.successes);
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
+        let tape = &mut self.recorder;
         let begin = now;
         now = simulated::run(
             &mut Simulated {
@@ -408,7 +450,10 @@ impl<'a> Bench<'a> {
             begin,
             TIME_LIMIT + WARM_UP + Duration::from_secs(1),
             period,
-            |now, tick| watcher.look(now, start, tick, &world, view, events, saver.as_mut(), index),
+            |now, tick| {
+                tape.pump(view);
+                watcher.look(now, start, tick, &world, view, events, saver.as_mut(), index)
+            },
         );
         self.now = now.saturating_add(period);
         self.end(&plan, &watcher, begin, now)
@@ -431,6 +476,7 @@ impl<'a> Bench<'a> {
         let mut watcher = Watcher::new(&plan, self.time_limit(), &self.world, begin, self.successes);
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
+        let tape = &mut self.recorder;
         let mut plant = |now| world.advance_to(now);
         let rights = realtime::run(
             realtime::Realtime {
@@ -449,7 +495,7 @@ impl<'a> Bench<'a> {
             start,
             TIME_LIMIT + WARM_UP + Duration::from_secs(1),
             period,
-            |now, tick| match tick {
+            |now, tick| match tick.inspect(|_| tape.pump(view)) {
                 Some(tick) => watcher.look(now, start, tick, &self.world, view, events, saver.as_mut(), index),
                 None => Flow::Continue,
             },
@@ -478,6 +524,54 @@ impl<'a> Bench<'a> {
             duration_s: now.duration_since(begin).as_secs_f64(),
         };
         Ok((episode, watcher.judge.lifted()))
+    }
+}
+
+/// A recording under way, if one was asked for. The robot goes on when it cannot be written; the run then fails at its end.
+#[derive(Default)]
+struct Tape {
+    #[cfg(feature = "mcap")]
+    recorder: Option<endplate_runtime::recorder::Recorder>,
+    #[cfg(feature = "mcap")]
+    failed: Option<String>,
+}
+
+#[cfg(feature = "mcap")]
+impl Tape {
+    fn pump(&mut self, view: &View) {
+        if let Some(recorder) = &mut self.recorder
+            && let Err(error) = recorder.pump()
+        {
+            view.line(&format!("recording stopped: {error}"));
+            self.failed = Some(error.to_string());
+            self.recorder = None;
+        }
+    }
+
+    fn finish(
+        &mut self,
+        control: &mut ControlLoop,
+        inference: &mut InferenceLoop,
+        view: &View,
+    ) -> Result<(), CliError> {
+        control.set_records(None);
+        inference.set_tap(None);
+        if let Some(recorder) = self.recorder.take() {
+            let counts = recorder.finish(control.counts().records_dropped).map_err(CliError::failed)?;
+            let of = |key: &str| counts.get(key).cloned().unwrap_or_default();
+            let (ticks, answers) = (of("control_periods_dropped"), of("inferences_dropped"));
+            view.line(&format!("recording  {ticks} control periods and {answers} inferences dropped"));
+        }
+        self.failed.take().map_or(Ok(()), |message| Err(CliError::Failed(message)))
+    }
+}
+
+#[cfg(not(feature = "mcap"))]
+impl Tape {
+    fn pump(&mut self, _: &View) {}
+
+    fn finish(&mut self, _: &mut ControlLoop, _: &mut InferenceLoop, _: &View) -> Result<(), CliError> {
+        Ok(())
     }
 }
 
