@@ -91,8 +91,11 @@ def generate(run_vision, run_prefill, run_decode, embedding: np.ndarray, sample:
     return replace(sample, visual=visual, logits=first, tokens=np.array(ids, np.int64), actions=None)
 
 
-def integrate(run_vision, run_prefill, run_denoise, embedding: np.ndarray, sample: Sample, shape: Shape) -> tuple[Sample, np.ndarray]:
-    """Ten Euler steps from the sample's noise with no committed rows; returns the sample with outputs and the normalised chunk.
+def integrate(run_vision, run_prefill, run_denoise, embedding: np.ndarray, sample: Sample, shape: Shape,
+              committed: np.ndarray | None = None) -> tuple[Sample, np.ndarray]:
+    """Ten Euler steps from the sample's noise; returns the sample with outputs and the normalised chunk.
+
+    The first rows are held to ``committed`` [d, D] (normalised) with a time of 1, as the runtime does with rows it will play.
 
     ``run_prefill(x, positions, mask) -> [(k, v)]``, ``run_denoise(noisy, time, positions, mask, past) -> velocity [1, H, D]``.
     """
@@ -104,11 +107,16 @@ def integrate(run_vision, run_prefill, run_denoise, embedding: np.ndarray, sampl
     positions = n + t + np.arange(rows)[None]
     mask = np.zeros((1, 1, rows, s + rows), np.float32)
     mask[..., n : s - t] = MASKED
-    first = None
+    first, held = None, 0 if committed is None else len(committed)
     for step in range(STEPS):
-        velocity = run_denoise(x, np.full((1, rows), step / STEPS, np.float32), positions, mask, past)
+        time = np.full((1, rows), step / STEPS, np.float32)
+        if held:
+            x[:, :held], time[:, :held] = committed, 1.0
+        velocity = run_denoise(x, time, positions, mask, past)
         first = velocity if first is None else first
         x = x + velocity / np.float32(STEPS)
+    if held:
+        x[:, :held] = committed
     return replace(sample, visual=visual, velocity=first[0]), x[0]
 
 
@@ -287,8 +295,8 @@ class FlowReplay(Replay):
     def start(self, sample: Sample, number: int) -> Sample:
         return replace(sample, noise=np.random.default_rng(number).standard_normal((self.rows, DIMS)).astype(np.float32))
 
-    def run(self, runners, sample: Sample) -> Sample:
-        done, y = integrate(*runners, self.embedding, sample, self.shape)
+    def run(self, runners, sample: Sample, committed: np.ndarray | None = None) -> Sample:
+        done, y = integrate(*runners, self.embedding, sample, self.shape, committed)
         done.actions = self.rad(y.astype(np.float64), done.state)
         return done
 
