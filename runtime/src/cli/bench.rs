@@ -88,16 +88,25 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What every row has is printed once, the rest line by line.
+/// One line a row; what many rows have in common is printed where it changes.
 fn print_table(rows: &[Row]) {
-    println!("{}; {}; {}", machine(), "monotonic clock, read around each call", build());
+    println!("{}; monotonic clock, read around each call; {}", machine(), build());
+    let shared = ["chunks", "peer", "chunk_count", "tokens_mean", "non_zero_share", "windows", "calls_per_window"];
+    let hidden = ["bench", "machine", "clock", "build", "what", "ids_equal_to_peer"];
+    let cell = |key: &str, value: &Value| match value {
+        Value::String(text) => format!("{key}: {text}"),
+        value => format!("{key} {value}"),
+    };
+    let mut last = Vec::new();
     for row in rows {
-        let said = ["bench", "machine", "clock", "build"];
-        let cells = row.iter().filter(|(key, _)| !said.contains(&key.as_str())).map(|(key, value)| match value {
-            Value::String(text) => format!("{key} {text}"),
-            value => format!("{key} {value}"),
-        });
-        println!("{}", cells.collect::<Vec<_>>().join(" | "));
+        let common: Vec<String> = shared.iter().filter_map(|&key| Some(cell(key, row.get(key)?))).collect();
+        if common != last {
+            println!("\n{}", common.join(", "));
+            last = common;
+        }
+        let own = row.iter().filter(|(key, _)| ![&shared[..], &hidden].concat().contains(&key.as_str()));
+        let own: Vec<String> = own.map(|(key, value)| cell(key, value)).collect();
+        println!("  {:<22}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
     }
 }
 

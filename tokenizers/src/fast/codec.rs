@@ -192,7 +192,8 @@ impl FastCodec {
         for at in 0..self.needed() {
             let (frequency, dim) = (at / self.dims, at % self.dims);
             let mut scaled = self.spectrum[frequency * self.columns + dim] * scale;
-            if !((scaled - scaled.round_ties_even()).abs() < 0.5 - margin) {
+            let is_clear = (scaled - scaled.round_ties_even()).abs() < 0.5 - margin;
+            if !is_clear {
                 scaled = self.dct.coefficient(frequency, dim, self.dims, chunk) * scale;
             }
             let value = scaled.round_ties_even();
