@@ -1,5 +1,6 @@
 //! The commands of the binary.
 
+pub mod bench;
 pub mod bundle;
 pub mod check;
 #[cfg(feature = "sim")]

@@ -35,6 +35,8 @@ enum Command {
     /// Encode and decode action chunks: JSON lines on standard input and output.
     #[command(subcommand)]
     Tokenize(cli::tokenize::TokenizeCommand),
+    /// Measure: tables with p50, p99, p99.9 and max.
+    Bench(cli::bench::BenchArguments),
     /// Record expert episodes and fit statistics and tokenizer: what the trainer reads.
     #[cfg(feature = "sim")]
     Dataset(cli::dataset::DatasetArguments),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "mcap")]
         Command::Replay(arguments) => cli::replay::replay(&arguments),
         Command::Tokenize(command) => cli::tokenize::tokenize(&command),
+        Command::Bench(arguments) => cli::bench::bench(&arguments),
         #[cfg(feature = "sim")]
         Command::Dataset(arguments) => cli::dataset::dataset(&arguments),
     };

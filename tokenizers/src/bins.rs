@@ -443,7 +443,7 @@ mod tests {
 
     #[test]
     fn open_vla_digitises_as_numpy_and_decodes_centres() {
-        // numpy 2.2: e = linspace(-1, 1, 256); 32000 - digitize(clip(v, -1, 1), e), and (e[:-1] + e[1:]) / 2.
+        // numpy 2.4: e = linspace(-1, 1, 256); 32000 - digitize(clip(v, -1, 1), e), and (e[:-1] + e[1:]) / 2.
         let mut codec = BinCodec::open_vla(32_000, 1, 7).unwrap();
         let mut ids = Vec::new();
         let chunk = [-1.5, -1.0, -0.999, 0.0, 0.5, 1.0, 3.0];

@@ -43,6 +43,7 @@
 //! A [`FastCodec`] owns its working memory: decoding (whole or id by id) never allocates, blocks
 //! or panics. Loading, fitting and prompt encoding allocate and belong before activation.
 
+#![doc = include_str!("../README.md")]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod action;

@@ -32,8 +32,9 @@ pub struct FastCodec {
 
     /// Where each coefficient acts; its value is unused.
     slots: Vec<Term>,
-    /// The coefficients read that are not zero, in order.
+    /// The coefficients read that are not zero, in order; the first `filled` are valid.
     terms: Vec<Term>,
+    filled: usize,
     /// Whole coefficients read, also those beyond `H·D`.
     pub(super) seen: usize,
     pub(super) reader: Utf8Reader,
@@ -81,7 +82,8 @@ impl FastCodec {
             bounds: vec![0.0; (horizon + 1) * dims],
             rms_bounds: vec![0.0; (horizon + 1) * dims],
             slots,
-            terms: Vec::with_capacity(values),
+            terms: vec![Term::default(); values],
+            filled: 0,
             seen: 0,
             reader: Utf8Reader::default(),
             too_large: None,
@@ -190,7 +192,8 @@ impl FastCodec {
         for at in 0..self.needed() {
             let (frequency, dim) = (at / self.dims, at % self.dims);
             let mut scaled = self.spectrum[frequency * self.columns + dim] * scale;
-            if !((scaled - scaled.round_ties_even()).abs() < 0.5 - margin) {
+            let is_clear = (scaled - scaled.round_ties_even()).abs() < 0.5 - margin;
+            if !is_clear {
                 scaled = self.dct.coefficient(frequency, dim, self.dims, chunk) * scale;
             }
             let value = scaled.round_ties_even();
@@ -261,7 +264,7 @@ impl FastCodec {
     /// Forgets what was pushed.
     pub fn reset(&mut self) {
         self.seen = 0;
-        self.terms.clear();
+        self.filled = 0;
         self.reader = Utf8Reader::default();
         self.too_large = None;
         self.failed = None;
@@ -384,7 +387,12 @@ impl FastCodec {
             && let Some((count, values)) = self.tables.runs.get(id)
             && let Some(slots) = self.slots.get(self.seen..self.seen + count)
         {
-            self.terms.extend(values.iter().map(|&(at, value)| Term { value, ..slots[at as usize] }));
+            // Within the terms: each coefficient takes one at most, and `slots` are as many.
+            let free = &mut self.terms[self.filled..][..values.len()];
+            for (term, &(at, value)) in free.iter_mut().zip(values) {
+                *term = Term { value, ..slots[at as usize] };
+            }
+            self.filled += values.len();
             self.seen += count;
             return Ok(());
         }
@@ -418,7 +426,8 @@ impl FastCodec {
                 self.too_large = Some(DecodeError::CoefficientOutOfRange { frequency, dim, coefficient, max });
             }
             if coefficient != 0 {
-                self.terms.push(Term { basis, sum, value: f64::from(coefficient) });
+                self.terms[self.filled] = Term { basis, sum, value: f64::from(coefficient) };
+                self.filled += 1;
             }
         }
         self.seen += 1;
@@ -442,12 +451,13 @@ impl FastCodec {
     pub(super) fn sum_terms(&mut self, frequencies: usize) {
         let lanes = self.dct.lanes();
         self.sums.fill(0.0);
-        let terms = if frequencies < self.horizon {
-            let end = self.terms.partition_point(|term| (term.basis as usize) < frequencies * lanes);
-            &self.terms[..end]
+        let terms = &self.terms[..self.filled];
+        let end = if frequencies < self.horizon {
+            terms.partition_point(|term| (term.basis as usize) < frequencies * lanes)
         } else {
-            &self.terms[..]
+            terms.len()
         };
+        let terms = &terms[..end];
         self.build.accumulate(terms, self.dct.basis(), lanes, &mut self.sums);
     }
 

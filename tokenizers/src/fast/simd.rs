@@ -194,8 +194,9 @@ fn quantise_body(spectrum: &[f64], scale: f64, margin: f64, out: &mut [i32]) -> 
         let shifted = value + ROUNDER;
         let rounded = shifted - ROUNDER;
         let distance = (value - rounded).abs();
-        // Written so that NaN is doubtful too.
-        is_doubtful |= !(distance < 0.5 - margin) | !(value.abs() < 1e9);
+        // NaN is neither.
+        let (is_clear, is_small) = (distance < 0.5 - margin, value.abs() < 1e9);
+        is_doubtful |= !is_clear | !is_small;
         *out = shifted.to_bits() as i32;
         min = min.min(*out);
         max = max.max(*out);
