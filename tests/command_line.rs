@@ -77,6 +77,9 @@ fn a_bad_argument_is_named_with_what_to_write() {
     refused(&["run", "--episodes", "1", "--fault", "camera_drop:rear@1"], 2, &["rear", "front"]);
     refused(&["run", "--episodes", "1", "--latency", "60"], 2, &["60", "60ms"]);
     refused(&["run", "--episodes", "1", "--latency", "trace:missing.txt"], 2, &["missing.txt"]);
+    refused(&["evaluate", "--episodes", "0"], 2, &["--episodes 0"]);
+    refused(&["evaluate", "--episodes", "1", "--latency", "soon"], 2, &["--latency soon", "measured"]);
+    refused(&["dataset", "--out", "never", "--moving", "2"], 2, &["--moving 2", "between 0 and 1"]);
     let unknown = endplate(&["run", "--speed", "3"]);
     assert_eq!(unknown.status.code(), Some(2));
 }

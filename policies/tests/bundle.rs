@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Copy, bundle_path, engines};
+use common::{Copy, bundle_path, bundle_paths, engines};
 use endplate_hal::{RobotSpec, robots};
 use endplate_policies::bundle::{FamilySpec, Mismatch};
 use endplate_policies::{Bundle, BundleError, BundleSource, EngineChoice, LoadError, check_robot, load_policy};
@@ -101,6 +101,38 @@ fn keys_and_values_that_cannot_be_are_named_with_a_remedy() {
         let error = refusal(&copy).to_string();
         for word in words {
             assert!(error.contains(word), "{what}: {word:?} is not in {error}");
+        }
+    }
+}
+
+#[test]
+fn a_key_of_another_family_is_refused_with_what_to_write() {
+    let [_, bins, flow] = &bundle_paths()[..] else { return };
+    type Edit = (fn(&str) -> String, &'static [&'static str]);
+    let of_bins: [Edit; 4] = [
+        (|t| t.replace("count = 256", "count = 128"), &["bins.count = 128", "256"]),
+        (|t| t.replace("scheme = \"openvla\"", "scheme = \"digits\""), &["bins.scheme = digits", "openvla"]),
+        (|t| replace_line(t, "horizon =", "horizon = 9"), &["model.max_tokens = 48", "54"]),
+        (
+            |t| t.replace("[bins]", "[flow]\nsteps = 1\ntime = \"per_row\"\nmax_prefix_rows = 1\n[bins]"),
+            &["[flow] = given"],
+        ),
+    ];
+    let of_flow: [Edit; 5] = [
+        (|t| replace_line(t, "steps =", "steps = 0"), &["flow.steps = 0", "between 1"]),
+        (|t| replace_line(t, "max_prefix_rows =", "max_prefix_rows = 16"), &["flow.max_prefix_rows = 16", "fewer"]),
+        (|t| replace_line(t, "time =", "time = \"per_chunk\""), &["flow.time = per_chunk", "per_row"]),
+        (|t| t.replace("step_ms", "token_ms"), &["budget.token_ms", "budget.step_ms"]),
+        (|t| t.replacen("velocity =", "logits =", 1), &["logits", "velocity"]),
+    ];
+    for (bundle, edits) in [(bins, &of_bins[..]), (flow, &of_flow[..])] {
+        for (edit, words) in edits {
+            let copy = Copy::of(bundle);
+            copy.edit(edit);
+            let error = refusal(&copy).to_string();
+            for word in *words {
+                assert!(error.contains(word), "{word:?} is not in {error}");
+            }
         }
     }
 }

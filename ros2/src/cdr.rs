@@ -166,6 +166,17 @@ impl<'a> Writer<'a> {
     }
 }
 
+impl Writer<'_> {
+    /// A `uint8[]`.
+    ///
+    /// # Errors
+    /// [`CdrError::TooLong`], [`CdrError::Full`].
+    pub fn bytes(&mut self, values: &[u8]) -> Result<(), CdrError> {
+        self.count(values.len())?;
+        self.raw(values)
+    }
+}
+
 /// Reads plain CDR of either byte order; total on any bytes.
 ///
 /// # Real-time
@@ -278,6 +289,15 @@ impl<'a> Reader<'a> {
             Some((0, text)) => core::str::from_utf8(text).map_err(|_| CdrError::Utf8 { at }),
             _ => Err(CdrError::Unterminated { at }),
         }
+    }
+
+    /// A `uint8[]`.
+    ///
+    /// # Errors
+    /// [`CdrError::Short`], [`CdrError::Count`].
+    pub fn bytes(&mut self) -> Result<&'a [u8], CdrError> {
+        let count = self.count(1)?;
+        self.take(count)
     }
 
     /// The number of elements of a `float64[]`, each of which [`Self::f64`] then reads.

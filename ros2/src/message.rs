@@ -20,6 +20,13 @@ pub const JOINT_STATE: MessageType = MessageType {
     hash: "RIHS01_a13ee3a330e346c9d87b5aa18d24e11690752bd33a0350f11c5882bc9179260e",
 };
 
+/// `sensor_msgs/msg/Image`; the hash is the same in Jazzy and Kilted.
+pub const IMAGE: MessageType = MessageType {
+    ros_name: "sensor_msgs/msg/Image",
+    dds_name: "sensor_msgs::msg::dds_::Image_",
+    hash: "RIHS01_d31d41a9a4c4bc8eae9be757b0beed306564f7526c88ea6a4588fb9582527d47",
+};
+
 /// `builtin_interfaces/msg/Time`: wall-clock time since the Unix epoch.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp {
@@ -42,6 +49,16 @@ pub enum MessageError {
     /// The bytes, or the buffer.
     #[error(transparent)]
     Cdr(#[from] CdrError),
+    /// An image's data is not its rows times the bytes of a row.
+    #[error("an image of {height} rows of {step} bytes has {got} bytes of data")]
+    Image {
+        /// Rows.
+        height: u32,
+        /// Bytes of a row.
+        step: u32,
+        /// Bytes of data.
+        got: usize,
+    },
     /// An array is neither empty nor as long as the names.
     #[error("{field} has {got} values for {names} joint names: send one value a name, or none")]
     Length {
@@ -162,6 +179,83 @@ impl JointStateMessage {
     }
 }
 
+/// A borrowed `sensor_msgs/msg/Image`, to be encoded or as decoded.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct ImageView<'a> {
+    /// Capture time.
+    pub stamp: Stamp,
+    /// Optical frame of the camera.
+    pub frame_id: &'a str,
+    /// Rows.
+    pub height: u32,
+    /// Columns.
+    pub width: u32,
+    /// Pixel form, for example `rgb8`.
+    pub encoding: &'a str,
+    /// Bytes of a row.
+    pub step: u32,
+    /// `[height, step]`.
+    pub data: &'a [u8],
+}
+
+impl<'a> ImageView<'a> {
+    /// Encodes into the start of `buffer` and returns the bytes written, at most [`image_capacity`].
+    ///
+    /// # Errors
+    /// [`MessageError::Image`] before anything is written; [`CdrError::Full`] when the buffer is too small.
+    ///
+    /// # Real-time
+    /// Does not allocate or block.
+    pub fn encode(&self, buffer: &mut [u8]) -> Result<usize, MessageError> {
+        self.check()?;
+        let mut writer = Writer::new(buffer)?;
+        writer.i32(self.stamp.seconds)?;
+        writer.u32(self.stamp.nanoseconds)?;
+        writer.string(self.frame_id)?;
+        writer.u32(self.height)?;
+        writer.u32(self.width)?;
+        writer.string(self.encoding)?;
+        writer.u8(0)?; // little-endian pixels
+        writer.u32(self.step)?;
+        writer.bytes(self.data)?;
+        Ok(writer.written())
+    }
+
+    /// Decodes a message; bytes after the last field are ignored, as peers append some.
+    ///
+    /// # Errors
+    /// [`MessageError`]; total on any bytes.
+    ///
+    /// # Real-time
+    /// Does not allocate or block.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader::new(bytes)?;
+        let stamp = Stamp { seconds: reader.i32()?, nanoseconds: reader.u32()? };
+        let frame_id = reader.string()?;
+        let (height, width) = (reader.u32()?, reader.u32()?);
+        let encoding = reader.string()?;
+        let _is_big_endian = reader.u8()?;
+        let step = reader.u32()?;
+        let image = Self { stamp, frame_id, height, width, encoding, step, data: reader.bytes()? };
+        image.check()?;
+        Ok(image)
+    }
+
+    fn check(&self) -> Result<(), MessageError> {
+        let (height, step, got) = (self.height, self.step, self.data.len());
+        if u64::from(height) * u64::from(step) != got as u64 {
+            return Err(MessageError::Image { height, step, got });
+        }
+        Ok(())
+    }
+}
+
+/// An upper bound of the bytes of an image with this frame, encoding and number of bytes.
+pub fn image_capacity(frame_id: &str, encoding: &str, bytes: usize) -> usize {
+    let string = |text: &str| 3 + 4 + text.len() + 1;
+    crate::cdr::HEADER_BYTES + 8 + string(frame_id) + 3 + 8 + string(encoding) + 1 + 3 + 4 + 4 + bytes
+}
+
 fn check_lengths(names: usize, position: usize, velocity: usize, effort: usize) -> Result<(), MessageError> {
     for (field, got) in [("position", position), ("velocity", velocity), ("effort", effort)] {
         if got != 0 && got != names {
@@ -179,6 +273,10 @@ mod tests {
     const GOLDEN: &str = "0001000000f1536515cd5b070a000000626173655f6c696e6b00000003000000030000006a310000\
         0a0000006a6f696e745f74776f000000030000006a33000003000000000000000000f03f00000000000004c0000000000000\
         0a4003000000000000009a9999999999b93f9a9999999999c93f333333333333d33f00000000";
+
+    /// `sensor_msgs/msg/Image`: stamp 1.000000002, frame `cam`, 2 × 2 `mono8`, data 1 2 3 4.
+    const IMAGE_GOLDEN: &str = "0001000001000000020000000400000063616d0002000000020000000600\
+        00006d6f6e6f38000000020000000400000001020304";
 
     fn golden() -> Vec<u8> {
         (0..GOLDEN.len() / 2).map(|i| u8::from_str_radix(&GOLDEN[2 * i..2 * i + 2], 16).unwrap()).collect()
@@ -266,6 +364,29 @@ mod tests {
             }
             let _ = JointStateMessage::decode(&noise);
         }
+    }
+
+    #[test]
+    fn an_image_is_the_bytes_of_its_fields_and_comes_back_or_is_refused() {
+        let image = ImageView {
+            stamp: Stamp { seconds: 1, nanoseconds: 2 },
+            frame_id: "cam",
+            height: 2,
+            width: 2,
+            encoding: "mono8",
+            step: 2,
+            data: &[1, 2, 3, 4],
+        };
+        let mut buffer = vec![0xee; image_capacity("cam", "mono8", 4)];
+        let written = image.encode(&mut buffer).unwrap();
+        let hex: String = buffer[..written].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, IMAGE_GOLDEN);
+        assert_eq!(ImageView::decode(&buffer[..written]), Ok(image));
+        for length in 0..written {
+            assert!(ImageView::decode(&buffer[..length]).is_err(), "cut at {length}");
+        }
+        let refusal = Err(MessageError::Image { height: 3, step: 2, got: 4 });
+        assert_eq!(ImageView { height: 3, ..image }.encode(&mut buffer), refusal.map(|()| 0));
     }
 
     /// REP 2016: SHA-256 over the type descriptions as JSON.

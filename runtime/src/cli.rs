@@ -1,5 +1,6 @@
 //! The commands of the binary.
 
+pub mod bench;
 pub mod bundle;
 pub mod check;
 #[cfg(feature = "sim")]
@@ -15,6 +16,8 @@ pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
 pub mod pilot;
+#[cfg(feature = "mcap")]
+pub mod replay;
 pub mod report;
 pub mod run;
 #[cfg(feature = "sim")]

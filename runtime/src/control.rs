@@ -5,6 +5,7 @@
 //! a preallocated ring of [`Event`]s that another thread reads.
 
 use crate::metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Rung, Samples};
+use crate::record::TickRecord;
 use crate::retimer::Retimer;
 use crate::scheduler::{ChunkRefusal, ChunkScheduler, MAX_ROWS, PlayRules};
 use core::time::Duration;
@@ -123,6 +124,8 @@ pub struct ControlCounts {
     pub deadline_misses: u64,
     /// Events that no longer fitted the ring.
     pub events_dropped: u64,
+    /// Periods that no longer fitted the recorder's ring.
+    pub records_dropped: u64,
     /// Seconds of motion time executed.
     pub motion_s: f64,
     /// Digest of every command.
@@ -142,6 +145,7 @@ impl ControlCounts {
             camera_to_command: Samples::with_capacity(65_536),
             deadline_misses: 0,
             events_dropped: 0,
+            records_dropped: 0,
             motion_s: 0.0,
             digest: CommandDigest::default(),
         }
@@ -227,6 +231,7 @@ pub struct ControlLoop {
     newest_used: u64,
     counts: ControlCounts,
     events: Option<rtrb::Producer<Event>>,
+    records: Option<rtrb::Producer<TickRecord>>,
     sinks: Vec<Box<dyn CommandSink>>,
 }
 
@@ -258,6 +263,7 @@ impl ControlLoop {
             newest_used: 0,
             counts: ControlCounts::new(),
             events: None,
+            records: None,
             sinks: Vec::new(),
             spec,
             robot,
@@ -267,6 +273,11 @@ impl ControlLoop {
     /// Where events go; without a ring they are counted only.
     pub fn set_events(&mut self, events: rtrb::Producer<Event>) {
         self.events = Some(events);
+    }
+
+    /// Where every period is recorded; what no longer fits is counted.
+    pub fn set_records(&mut self, records: Option<rtrb::Producer<TickRecord>>) {
+        self.records = records;
     }
 
     /// Adds a place where every command is published.
@@ -592,6 +603,13 @@ impl ControlLoop {
             self.counts.deadline_misses += u64::from(span > self.spec.control.deadline);
         }
         let cause = stop.or_else(|| Cause::ALL.into_iter().find(|&cause| causes.has(cause)));
+        if let Some(records) = &mut self.records {
+            let plays = matches!(rung, Rung::Fresh | Rung::Continued);
+            let captured = self.scheduler.captured().filter(|_| plays);
+            let state = self.states.newest().copied();
+            let kept = records.push(TickRecord { now, state, command, rung, cause, captured }).is_ok();
+            self.counts.records_dropped += u64::from(!kept);
+        }
         Some(Tick { command, rung, verdict, cause, camera_to_command, ladder: self.counts.ladder })
     }
 

@@ -5,6 +5,7 @@
 
 use crate::control::ControlSnapshot;
 use crate::metrics::{Cause, CauseCounts, Samples};
+use crate::record::{InferenceTap, Inferred};
 use core::time::Duration;
 use endplate_hal::{Clock, Frame, Instant};
 use endplate_policies::{
@@ -76,6 +77,7 @@ pub struct InferenceLoop {
     state_ahead: Duration,
     refused_in_a_row: u32,
     inferred: bool,
+    tap: Option<Box<dyn InferenceTap>>,
     counts: InferenceCounts,
 }
 
@@ -91,6 +93,7 @@ impl InferenceLoop {
             state_ahead,
             refused_in_a_row: 0,
             inferred: false,
+            tap: None,
             counts: InferenceCounts::new(),
             policy,
         }
@@ -117,6 +120,11 @@ impl InferenceLoop {
     /// The instruction being followed.
     pub fn instruction(&self) -> &str {
         &self.instruction
+    }
+
+    /// Who is shown every inference.
+    pub fn set_tap(&mut self, tap: Option<Box<dyn InferenceTap>>) {
+        self.tap = tap;
     }
 
     /// Corrupts the next answers where a broken model would; they must come out as refusals.
@@ -218,7 +226,13 @@ impl InferenceLoop {
         let (rows, _) = snapshot.committed(self.policy.spec().actions.dims().len());
         let committed = Committed { rows, delay_rows: 0, weights: &[], epoch: self.epoch };
         let budget = Budget { start: now, deadline: now.saturating_add(self.budget), clock };
-        self.policy.infer(&observation, &committed, budget, &mut self.chunk).map_err(|error| Refusal::policy(&error))
+        let result = self.policy.infer(&observation, &committed, budget, &mut self.chunk);
+        if let Some(tap) = &mut self.tap {
+            let result = result.as_ref().map(|stop| (*stop, &self.chunk));
+            let at = clock.map_or(now, Clock::now);
+            tap.inferred(&Inferred { now: at, observation: &observation, result, tokens: self.policy.tokens() });
+        }
+        result.map_err(|error| Refusal::policy(&error))
     }
 
     fn account(&mut self, stop: StopReason, wall: Duration) {

@@ -11,6 +11,9 @@ mod fault;
 mod inference;
 mod metrics;
 pub mod realtime;
+mod record;
+#[cfg(feature = "mcap")]
+pub mod recorder;
 mod retimer;
 mod scheduler;
 
@@ -21,5 +24,6 @@ pub use crossing::{Reader, Writer, triple_buffer};
 pub use fault::{FaultPlan, FaultWindow, RuntimeFault};
 pub use inference::{InferenceCounts, InferenceLoop, STAGES, StepOutcome};
 pub use metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Percentiles, Rung, Samples};
+pub use record::{InferenceTap, Inferred, TickRecord};
 pub use retimer::Retimer;
 pub use scheduler::{ChunkRefusal, ChunkScheduler, MAX_ROWS, PlayRules, Reference};

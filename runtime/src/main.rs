@@ -29,9 +29,14 @@ enum Command {
     Doctor(cli::doctor::DoctorArguments),
     /// Run a bundle open loop on recorded inputs: `.npz` in, `.npz` out.
     Infer(cli::infer::InferArguments),
+    /// Run a bundle on the observations of a recording and compare with what was answered then.
+    #[cfg(feature = "mcap")]
+    Replay(cli::replay::ReplayArguments),
     /// Encode and decode action chunks: JSON lines on standard input and output.
     #[command(subcommand)]
     Tokenize(cli::tokenize::TokenizeCommand),
+    /// Measure: tables with p50, p99, p99.9 and max.
+    Bench(cli::bench::BenchArguments),
     /// Record expert episodes and fit statistics and tokenizer: what the trainer reads.
     #[cfg(feature = "sim")]
     Dataset(cli::dataset::DatasetArguments),
@@ -46,7 +51,10 @@ fn main() -> ExitCode {
         Command::Check(arguments) => cli::check::check(&arguments),
         Command::Doctor(arguments) => cli::doctor::doctor(&arguments),
         Command::Infer(arguments) => cli::infer::infer(&arguments),
+        #[cfg(feature = "mcap")]
+        Command::Replay(arguments) => cli::replay::replay(&arguments),
         Command::Tokenize(command) => cli::tokenize::tokenize(&command),
+        Command::Bench(arguments) => cli::bench::bench(&arguments),
         #[cfg(feature = "sim")]
         Command::Dataset(arguments) => cli::dataset::dataset(&arguments),
     };

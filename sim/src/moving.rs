@@ -1,9 +1,11 @@
 //! The moving task: the named cube drifts, or is shoved to another place, while the arm is on its way.
 //!
 //! A static scene lets a policy pass that looks once and then thinks for a second. Here what it saw is no longer
-//! true. Half the seeds drift: from 0.5 s on the cube creeps at 0.8–1.6 cm/s along two legs. The other half shove: at
-//! some moment between 1 and 3 s it slides 4–8 cm within 0.4 s. The ways stay inside the part of the table that scenes
-//! use and clear of the other cubes. A cube that the hand is around, or that has left the table, moves no more.
+//! true. Half the seeds drift: from 0.5 s on the cube creeps at 1–2 cm/s, leg after leg, until it is reached. The other
+//! half shove: at some moment between 1.2 and 2.6 s, when a hand that is in time is above it, the cube slides 4–8 cm
+//! within 0.4 s, and once more 3 s later. The ways stay inside the part of the table that scenes use and clear of the
+//! other cubes. A cube that the hand is around, or that has left the table, moves no more. The time limit is
+//! [`MOVING_TIME_LIMIT`](crate::task::MOVING_TIME_LIMIT).
 
 use core::time::Duration;
 
@@ -12,6 +14,7 @@ use crate::model::CUBES;
 use crate::physics::{CUBE_HEIGHT_M, Physics, STEP};
 use crate::rng::Random;
 use crate::scene::Scene;
+use crate::task::MOVING_TIME_LIMIT;
 
 const STREAM: u64 = 41;
 /// The hand is around a cube whose centre is this near the tip, m.
@@ -50,9 +53,9 @@ impl CubeMotion {
         let mut from = [scene.cubes[cube].x_m, scene.cubes[cube].y_m];
         let mut legs = Vec::new();
         if random.uniform(0.0, 1.0) < 0.5 {
-            let speed_m_s = random.uniform(0.008, 0.016);
+            let speed_m_s = random.uniform(0.01, 0.02);
             let mut start_s = 0.5;
-            for _ in 0..2 {
+            while start_s < MOVING_TIME_LIMIT.as_secs_f64() {
                 let to = free_place(&mut random, from, &others, (0.05, 0.09));
                 let leg = leg(from, to, start_s, speed_m_s);
                 start_s = leg.end.as_secs_f64();
@@ -60,10 +63,13 @@ impl CubeMotion {
                 from = to;
             }
         } else {
-            let start_s = random.uniform(1.0, 3.0);
-            let to = free_place(&mut random, from, &others, (0.04, 0.08));
-            let speed_m_s = distance(from, to) / 0.4;
-            legs.push(leg(from, to, start_s, speed_m_s));
+            let mut start_s = random.uniform(1.2, 2.6);
+            for _ in 0..2 {
+                let to = free_place(&mut random, from, &others, (0.04, 0.08));
+                legs.push(leg(from, to, start_s, distance(from, to) / 0.4));
+                start_s += 3.0;
+                from = to;
+            }
         }
         Self { cube, legs, is_over: false }
     }
@@ -71,6 +77,11 @@ impl CubeMotion {
     /// The cube that moves.
     pub fn cube(&self) -> usize {
         self.cube
+    }
+
+    /// Whether the cube is shoved rather than drifting.
+    pub fn is_shove(&self) -> bool {
+        self.legs.first().is_some_and(|leg| leg.end - leg.start < Duration::from_millis(500))
     }
 
     /// When the last leg ends.
@@ -144,7 +155,7 @@ mod tests {
         for seed in 0..300 {
             let (scene, motion) = (Scene::sample(seed), CubeMotion::sample(seed, seed as usize));
             assert_eq!(motion, CubeMotion::sample(seed, seed as usize));
-            shoves += usize::from(motion.legs.len() == 1);
+            shoves += usize::from(motion.is_shove());
             let place = &scene.cubes[motion.cube()];
             let mut at = [place.x_m, place.y_m];
             let mut way = 0.0;
@@ -158,7 +169,7 @@ mod tests {
                     assert!(distance(at, [other.x_m, other.y_m]) > 0.05, "seed {seed} cube {index}");
                 }
             }
-            assert!(way >= 0.04 && motion.end() < Duration::from_secs(25), "seed {seed}: {way} m");
+            assert!(way >= 0.04 && motion.end() < Duration::from_secs(22), "seed {seed}: {way} m");
         }
         assert!((100..200).contains(&shoves), "{shoves} of 300 shove");
     }

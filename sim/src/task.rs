@@ -21,6 +21,8 @@ pub const PHRASES: [&str; 6] = [
 
 /// Time within which the task must be done.
 pub const TIME_LIMIT: Duration = Duration::from_secs(20);
+/// The same when the named cube moves.
+pub const MOVING_TIME_LIMIT: Duration = Duration::from_secs(12);
 /// How long the cube must stay up.
 pub const HOLD: Duration = Duration::from_secs(1);
 /// How far above its start the named cube must be, m; another cube so high is a wrong pick.
@@ -51,7 +53,7 @@ pub enum Outcome {
     Success,
     /// Another cube was lifted by 5 cm or more.
     WrongPick,
-    /// Neither within 20 s.
+    /// Neither within the time limit.
     Failure,
 }
 
@@ -70,6 +72,7 @@ impl Outcome {
 #[derive(Clone, Debug)]
 pub struct Judge {
     target: usize,
+    limit: Duration,
     start_height_m: [f64; CUBES],
     up_since: Option<Duration>,
     was_disturbed: bool,
@@ -80,7 +83,13 @@ pub struct Judge {
 impl Judge {
     /// A judge for the cube `target` (modulo their number), with the cubes as the episode starts.
     pub fn new(target: usize, cubes: &[CubePose; CUBES]) -> Self {
+        Self::with_limit(target, cubes, TIME_LIMIT)
+    }
+
+    /// The same with another time limit.
+    pub fn with_limit(target: usize, cubes: &[CubePose; CUBES], limit: Duration) -> Self {
         Self {
+            limit,
             target: target % CUBES,
             start_height_m: cubes.map(|cube| cube.position_m[2]),
             up_since: None,
@@ -108,9 +117,9 @@ impl Judge {
         let held = self.up_since.is_some_and(|since| time.saturating_sub(since) >= HOLD);
         self.outcome = if highest_other >= LIFTED_M {
             Some(Outcome::WrongPick)
-        } else if held && !self.was_disturbed && time <= TIME_LIMIT {
+        } else if held && !self.was_disturbed && time <= self.limit {
             Some(Outcome::Success)
-        } else if time >= TIME_LIMIT {
+        } else if time >= self.limit {
             Some(Outcome::Failure)
         } else {
             None

@@ -296,7 +296,7 @@ fn a_moving_cube_goes_where_its_seed_says_stays_flat_and_leaves_the_others_alone
         robot.reset(&scene, START);
         let before = robot.cubes();
         let motion = CubeMotion::sample(seed, 1);
-        let (cube, end) = (motion.cube(), motion.end());
+        let (cube, end, is_shove) = (motion.cube(), motion.end(), motion.is_shove());
         robot.set_motion(motion);
         robot.advance_to(START.saturating_add(end + Duration::from_millis(500)));
         let after = robot.cubes();

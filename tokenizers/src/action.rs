@@ -4,6 +4,9 @@ use thiserror::Error;
 
 /// Ids ↔ action chunk of one fixed shape `[H, D]` (horizon, action dimension), normalised units.
 ///
+/// Implemented by [`FastCodec`](crate::FastCodec), [`BinCodec`](crate::BinCodec),
+/// [`DigitCodec`](crate::DigitCodec), [`FsqCodec`](crate::FsqCodec) and [`VqCodec`](crate::VqCodec).
+///
 /// Values are f64, row-major: the D values of row 0, then of row 1. Normalised means the form the
 /// policy was trained in, about −1..1; it is not a joint position and never goes to an arm.
 ///
@@ -18,7 +21,7 @@ pub trait ActionTokenizer {
     /// D, values of a row.
     fn dims(&self) -> usize;
 
-    /// Number of ids; valid ones are `0..vocab_size`.
+    /// Every id this tokenizer knows is below this; not every id below it need be one.
     fn vocab_size(&self) -> u32;
 
     /// Encodes `chunk` (`[H, D]` row-major, normalised) into `ids`, replacing their content.
@@ -63,7 +66,28 @@ pub trait ActionTokenizer {
     /// Does not allocate, block or panic.
     fn allows(&self, id: u32) -> bool;
 
-    /// Whole coefficients pushed so far.
+    /// [`allows`](Self::allows) of every id at once; `mask` is `[V]`, V = [`vocab_size`](Self::vocab_size).
+    /// Returns how many ids are allowed.
+    ///
+    /// # Errors
+    /// [`DecodeError::WrongMask`] when `mask` has another length; it is then untouched.
+    ///
+    /// # Real-time
+    /// Does not allocate, block or panic.
+    fn allowed(&self, mask: &mut [bool]) -> Result<usize, DecodeError> {
+        let (needed, got) = (self.vocab_size() as usize, mask.len());
+        if got != needed {
+            return Err(DecodeError::WrongMask { needed, got });
+        }
+        let mut allowed = 0;
+        for (id, slot) in (0u32..).zip(mask) {
+            *slot = self.allows(id);
+            allowed += usize::from(*slot);
+        }
+        Ok(allowed)
+    }
+
+    /// Whole coefficients (for FAST) or actions (for the others) pushed so far.
     fn coefficients(&self) -> usize;
 
     /// Writes the pushed chunk into `out` (`[H, D]` row-major, normalised); may be repeated.
@@ -93,8 +117,8 @@ pub enum Progress {
 /// What encoding did besides rounding.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
 pub struct Encoded {
-    /// Coefficients below the smallest one the tokenizer knows, which were raised to it (the
-    /// tokenizer's definition). Not 0 means: the chunk is outside what the tokenizer was made for.
+    /// Values beyond what the tokenizer knows that were moved to its edge, where that is the tokenizer's definition:
+    /// coefficients below FAST's smallest one, actions outside the bins. Not 0 means: the chunk is outside what the tokenizer was made for.
     pub clamped: usize,
 }
 
@@ -128,6 +152,20 @@ pub enum EncodeError {
         value: f64,
         /// Largest coefficient of the tokenizer.
         max: i32,
+    },
+    /// An action for which the tokenizer has no id.
+    #[error("action {value} at row {row}, dim {dim} is outside {low}..={high}")]
+    ActionOutOfRange {
+        /// Row, 0..H.
+        row: usize,
+        /// Dimension, 0..D.
+        dim: usize,
+        /// Normalised action.
+        value: f64,
+        /// Smallest action with an id.
+        low: f64,
+        /// Largest action with an id.
+        high: f64,
     },
     /// The coefficient falls on a code point that is no Unicode scalar value.
     #[error("coefficient {coefficient} of frequency {frequency}, dim {dim} falls on the surrogate {code:#x}")]
@@ -176,6 +214,24 @@ pub enum DecodeError {
         /// Number of ids.
         vocabulary: u32,
     },
+    /// An id that stands for no action here.
+    #[error("id {id} is no action at position {position}: {first}..={last} are")]
+    NotAnAction {
+        /// The id.
+        id: u32,
+        /// Its position in the sequence.
+        position: usize,
+        /// First id allowed there.
+        first: u32,
+        /// Last id allowed there.
+        last: u32,
+    },
+    /// Text that is no list of numbers: a number is empty, has leading zeros or too many digits.
+    #[error("broken number at position {position}")]
+    BrokenNumber {
+        /// Position in the sequence.
+        position: usize,
+    },
     /// The bytes are no UTF-8, or end inside a character.
     #[error("broken character after {coefficients} whole coefficients")]
     InvalidUtf8 {
@@ -202,6 +258,24 @@ pub enum DecodeError {
         /// Largest coefficient of the tokenizer.
         max: i32,
     },
+    /// An anytime chunk of fewer frequencies than were declared to be enough.
+    #[error("{frequencies} of {horizon} frequencies are decoded, less than the declared share {min_share}")]
+    TooFew {
+        /// Whole frequencies decoded.
+        frequencies: usize,
+        /// H.
+        horizon: usize,
+        /// Least share asked for.
+        min_share: f64,
+    },
+    /// The mask is not `[V]`.
+    #[error("the mask has {got} entries, {needed} (one per id) are needed")]
+    WrongMask {
+        /// V.
+        needed: usize,
+        /// Length of the mask.
+        got: usize,
+    },
     /// A decoded action beyond the configured margin (or not finite).
     #[error("action {value} at row {row}, dim {dim} is beyond ±{limit}")]
     ActionOutOfRange {
@@ -222,7 +296,7 @@ impl EncodeError {
         match self {
             Self::WrongShape { .. } => "shape",
             Self::NotFinite { .. } => "non_finite",
-            Self::CoefficientOutOfRange { .. } | Self::Surrogate { .. } => "range",
+            Self::CoefficientOutOfRange { .. } | Self::ActionOutOfRange { .. } | Self::Surrogate { .. } => "range",
             Self::MissingByte { .. } | Self::NotReversible { .. } => "vocabulary",
         }
     }
@@ -232,8 +306,10 @@ impl DecodeError {
     /// The name of the kind, for counters and machine-readable output.
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::WrongShape { .. } => "shape",
-            Self::UnknownId { .. } => "unknown_id",
+            Self::WrongShape { .. } | Self::WrongMask { .. } => "shape",
+            Self::UnknownId { .. } | Self::NotAnAction { .. } => "unknown_id",
+            Self::BrokenNumber { .. } => "number",
+            Self::TooFew { .. } => "share",
             Self::InvalidUtf8 { .. } => "utf8",
             Self::WrongLength { .. } => "length",
             Self::CoefficientOutOfRange { .. } | Self::ActionOutOfRange { .. } => "range",

@@ -43,16 +43,26 @@
 //! A [`FastCodec`] owns its working memory: decoding (whole or id by id) never allocates, blocks
 //! or panics. Loading, fitting and prompt encoding allocate and belong before activation.
 
+#![doc = include_str!("../README.md")]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod action;
+mod bins;
+mod codebook;
 pub mod fast;
+mod normalise;
 mod prompt;
 mod text;
 
 pub use action::{ActionTokenizer, DecodeError, EncodeError, Encoded, Progress};
-pub use fast::{CodecError, FastCodec, FastTokenizer, FitError, FitOptions, LoadError, SaveError};
+pub use bins::{BinCodec, DIGITS, DigitCodec, ShapeError};
+pub use codebook::{CodebookError, Fsq, FsqCodec, VqCodec, univla};
+pub use fast::{
+    Anytime, CodecError, FastCodec, FastTokenizer, FitError, FitOptions, LoadError, Repair, Repaired, SaveError,
+};
+pub use normalise::{NormaliseError, QuantileForm, QuantileNormaliser};
 pub use prompt::{
-    ACTION_END, ACTION_PREFIX, action_from_paligemma, discretise_state, fast_prefix, paligemma_from_action,
+    ACTION_END, ACTION_PREFIX, AnswerError, PromptForm, QwenMap, action_from_paligemma, discretise_state,
+    discretise_state_clamped, extract_action_ids, fast_prefix, paligemma_from_action, pi05_prompt,
 };
 pub use text::{PromptError, PromptTokenizer};

@@ -117,3 +117,40 @@ fn a_missing_file_is_named() {
     let error = FastTokenizer::from_dir("no/such/directory").unwrap_err();
     assert!(error.to_string().contains("tokenizer.json"), "{error}");
 }
+
+#[test]
+fn a_byte_that_a_coefficient_in_range_needs_must_have_a_token() {
+    // The last id's token goes, and with it its byte; the printable name of 0xad is the last of the alphabet.
+    let error = refused(|tokenizer, processor| {
+        let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+        vocab.retain(|_, id| id.as_u64().unwrap() < 256);
+        let hole = vocab.remove("A").unwrap();
+        let last = vocab.iter_mut().find(|(_, id)| **id == 255).unwrap();
+        *last.1 = hole;
+        tokenizer["model"]["merges"] = json!([]);
+        processor["min_token"] = json!(-100);
+        processor["max_token"] = json!(100);
+    });
+    assert!(matches!(&error, LoadError::MissingByte { byte: b'A', coefficient: -35, code: 0x41, .. }), "{error}");
+    assert!(error.to_string().contains("bundle/tokenizer.json") && error.to_string().contains("0x41"), "{error}");
+}
+
+#[test]
+fn shapes_and_limits_that_cannot_be_held_are_refused_at_load() {
+    for (horizon, dims) in [(1u64 << 33, 1u64 << 33), (65_536, 1), (1024, 65), (u64::MAX, 2)] {
+        let error = refused(|_, processor| {
+            processor["time_horizon"] = json!(horizon);
+            processor["action_dim"] = json!(dims);
+            processor["coefficient_limits"] = Value::Null;
+        });
+        assert!(matches!(error, LoadError::Field { field: "time_horizon", .. }), "{error}");
+        assert!(error.to_string().contains(&horizon.to_string()), "{error}");
+    }
+    for limits in [json!([[1, 2, 3]]), json!([[1], [2], [3], [4], [5], [6], [7], [8]])] {
+        let error = refused(|_, processor| processor["coefficient_limits"] = limits);
+        assert!(matches!(error, LoadError::Field { field: "coefficient_limits", .. }), "{error}");
+    }
+    let (tokenizer, mut processor) = files();
+    processor.as_object_mut().unwrap().remove("coefficient_limits");
+    assert_eq!(load(&tokenizer, &processor).unwrap().coefficient_limits(), None);
+}

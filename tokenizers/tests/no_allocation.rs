@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Random, fit};
-use endplate_tokenizers::{FitOptions, Progress};
+use endplate_tokenizers::{ActionTokenizer, BinCodec, DigitCodec, FitOptions, Fsq, Progress, Repair, VqCodec};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -58,6 +58,7 @@ fn decoding_and_encoding_do_not_allocate() {
     let mut ids = Vec::with_capacity(4 * horizon * dims);
     let mut out = vec![0.0; horizon * dims];
     let garbage: Vec<u32> = (0..300).map(|_| random.below(tokenizer.vocab_size() + 1)).collect();
+    let mut mask = vec![false; tokenizer.vocab_size() as usize];
     let counted = allocations(|| {
         for chunk in &chunks {
             codec.encode(chunk, &mut ids).unwrap();
@@ -68,9 +69,36 @@ fn decoding_and_encoding_do_not_allocate() {
                     codec.finish(&mut out).unwrap();
                 }
             }
+            assert!(codec.allowed(&mut mask).is_ok_and(|allowed| allowed == 0));
+            let _ = codec.decode_anytime(&ids[..ids.len() / 2], &mut out, 0.0).unwrap();
+            let _ = codec.decode_repaired(&garbage, Repair::Relaxed, &mut out).unwrap();
+            let _ = codec.decode_repaired(&garbage, Repair::Upstream, &mut out).unwrap();
             assert!(codec.decode(&garbage, &mut out).is_err());
+            assert!(codec.finish_anytime(&mut out, 0.0).is_err());
             assert!(codec.encode(&out[1..], &mut ids).is_err());
         }
     });
     assert_eq!(counted, 0);
+}
+
+#[test]
+fn no_other_tokenizer_allocates_in_decode() {
+    let mut tokenizers: Vec<Box<dyn ActionTokenizer>> = vec![
+        Box::new(BinCodec::open_vla(32_000, 4, 2).unwrap()),
+        Box::new(BinCodec::open_pi(4, 2).unwrap()),
+        Box::new(DigitCodec::new(4, 2).unwrap()),
+        Box::new(Fsq::omni_jarvis().codec(4, 0).unwrap()),
+        Box::new(VqCodec::new(&[0.0, 1.0, 0.5, 0.5], 2, 7, 4).unwrap()),
+    ];
+    for tokenizer in &mut tokenizers {
+        let needed = tokenizer.horizon() * tokenizer.dims();
+        let (mut ids, mut out) = (Vec::new(), vec![0.0; needed]);
+        tokenizer.encode(&vec![0.5; needed], &mut ids).unwrap();
+        let garbage: Vec<u32> = ids.iter().rev().chain(&ids).copied().chain([u32::MAX]).collect();
+        let counted = allocations(|| {
+            tokenizer.decode(&ids, &mut out).unwrap();
+            assert!(tokenizer.decode(&garbage, &mut out).is_err());
+        });
+        assert_eq!(counted, 0);
+    }
 }

@@ -69,7 +69,7 @@ fn any_id_sequence_gives_a_checked_chunk_or_an_error() {
                     DecodeError::WrongLength { .. } => "length",
                     DecodeError::CoefficientOutOfRange { .. } => "coefficient",
                     DecodeError::ActionOutOfRange { .. } => "action",
-                    DecodeError::WrongShape { .. } => unreachable!("the output has the right length"),
+                    other => unreachable!("{other}"),
                 }
             }
         };

@@ -1,7 +1,8 @@
 """``endplate-bundle``: a checkpoint and its dataset become a policy bundle, replayed before it is handed over.
 
-The reference is torch with weights already rounded to fp16. Every graph runs in ONNX Runtime on golden samples; a
-greedy token that differs, or an error above the declared tolerance, refuses the bundle and leaves nothing behind.
+The reference is torch with weights already rounded to fp16. Every graph runs in ONNX Runtime on golden samples
+(``replay``); a greedy token that differs, or an error above the declared tolerance, refuses the bundle and leaves
+nothing behind.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,123 +21,22 @@ import onnxruntime
 import torch
 from safetensors.numpy import save_file
 
-from . import data as datasets
-from .data import CAMERAS, COLOURS, DIMS, HELD_OUT_EVERY, JOINTS, RELATIVE, ROWS, Dataset, DatasetError, file_digest
-from .fast import Fast, FastError, absolute_actions, normalise
-from .graphs import WEIGHTS, Shape, Weights, decoder, vision, weights_of
-from .model import Config, Policy, keypoint_order, parameter_count
-from .text import Layout, build_layout, build_tokenizer, prompt_ids, sentence, state_bins
+from . import bins, data as datasets
+from .bins import BinError
+from .data import CAMERAS, COLOURS, DIMS, JOINTS, RELATIVE, DatasetError, file_digest
+from .fast import Fast, FastError
+from .flow import LAST_GAP, STEPS, FlowPolicy
+from .graphs import WEIGHTS, Shape, Weights, decoder, denoise, vision, weights_of
+from .model import Config, Policy, Trunk, keypoint_order, parameter_count
+from .replay import BinCodec, BundleError, FastCodec, FlowReplay, Replay, TokenReplay, compare, golden_samples, ort_runners, torch_runners, write_golden
+from .text import build_layout, build_tokenizer, prompt_ids, sentence
 from .train import load_checkpoint
 
-MASKED = -1e4
-TOLERANCE = {"visual": 1e-3, "logits": 1e-2, "action_rad": 1e-3}
-SAMPLES = 2
 QUANTISED = "weights.bin"
-
-
-class BundleError(ValueError):
-    """The bundle would be wrong; nothing is written."""
-
-
-@dataclass
-class Sample:
-    """One observation and, once run, its golden outputs."""
-
-    instruction: str
-    images: np.ndarray  # u8 [2, 96, 96, 3]
-    state: np.ndarray  # f64 [6] rad
-    text_ids: np.ndarray  # i64 [T]
-    visual: np.ndarray | None = None  # f32 [1, Nv, d]
-    logits: np.ndarray | None = None  # f32 [V]
-    tokens: np.ndarray | None = None  # i64, FAST ids
-    actions: np.ndarray | None = None  # f64 [16, 6] rad
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """The vision graph's input, f32 [2, 3, 96, 96] in 0..1."""
-        return np.ascontiguousarray(self.images.transpose(0, 3, 1, 2)).astype(np.float32) / 255
-
-
-def prefill_inputs(visual: np.ndarray, text: np.ndarray, text_ids: np.ndarray, shape: Shape):
-    """x [1, S, d], positions [1, S], mask [1, 1, S, S]: visual rows left, text right-aligned, padding masked as keys."""
-    n, t, s = shape.visual_tokens, len(text_ids), shape.prefix
-    if n + t > s:
-        raise BundleError(f"{t} text tokens do not fit: the prefix holds {s - n}")
-    x = np.zeros((1, s, shape.width), np.float32)
-    x[0, :n], x[0, s - t :] = visual[0], text[text_ids]
-    positions = np.zeros((1, s), np.int64)
-    positions[0, :n], positions[0, s - t :] = np.arange(n), n + np.arange(t)
-    mask = np.zeros((1, 1, s, s), np.float32)
-    mask[..., n : s - t] = MASKED
-    return x, positions, mask
-
-
-def generate(run_vision, run_prefill, run_decode, embedding: np.ndarray, sample: Sample, shape: Shape, offset: int, stop, limit: int) -> Sample:
-    """Greedy generation with the runtime's slab layout. ``stop(ids)`` says when to end; returns a sample with outputs.
-
-    ``run_prefill(x, positions, mask) -> (logits [V], [(k, v)])``, ``run_decode(x, positions, mask, slab) -> same``.
-    """
-    n, s, t = shape.visual_tokens, shape.prefix, len(sample.text_ids)
-    visual = run_vision(sample.pixels)
-    first, cache = run_prefill(*prefill_inputs(visual, embedding, sample.text_ids, shape))
-    slab = [(np.zeros((1, shape.kv_heads, shape.slab, shape.head_dim), np.float32), np.zeros((1, shape.kv_heads, shape.slab, shape.head_dim), np.float32)) for _ in range(shape.layers)]
-    for (k, v), (new_k, new_v) in zip(slab, cache):
-        k[:, :, :s], v[:, :, :s] = new_k, new_v
-    mask = np.full((1, 1, 1, shape.slab + 1), MASKED, np.float32)
-    mask[..., :n], mask[..., s - t : s], mask[..., -1] = 0, 0, 0
-    logits, ids = first, []
-    for step in range(limit):
-        ids.append(int(logits.argmax()) - offset)
-        if stop(ids) or step + 1 == limit:
-            break
-        logits, new = run_decode(embedding[ids[-1] + offset][None, None], np.array([[n + t + step]]), mask, slab)
-        for (k, v), (new_k, new_v) in zip(slab, new):
-            k[:, :, s + step], v[:, :, s + step] = new_k[:, :, 0], new_v[:, :, 0]
-        mask[..., s + step] = 0
-    return Sample(sample.instruction, sample.images, sample.state, sample.text_ids, visual, first, np.array(ids, np.int64))
-
-
-def torch_runners(policy: Policy):
-    """The reference's three graphs as functions on numpy arrays; ``policy`` is plain, f32, on the CPU."""
-    def tensors(*arrays):
-        return [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
-
-    @torch.no_grad()
-    def run_vision(image):
-        return policy.vision(torch.from_numpy(image)[None])[0].numpy()
-
-    def run_prefill(x, positions, mask):
-        logits, cache = policy.prefill(*tensors(x, positions, mask))
-        return logits[0].numpy(), [(k.numpy(), v.numpy()) for k, v in cache]
-
-    def run_decode(x, positions, mask, slab):
-        logits, new = policy.decode(*tensors(x, positions, mask), [tuple(tensors(k, v)) for k, v in slab])
-        return logits[0].numpy(), [(k.numpy(), v.numpy()) for k, v in new]
-
-    return run_vision, run_prefill, run_decode
-
-
-def ort_runners(folder: Path, layers: int):
-    """The bundle's graphs in ONNX Runtime on one CPU thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    sessions = {name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"]) for name in ("vision", "prefill", "decode_k1")}
-    names = ["logits"] + [f"new_{kind}_{layer}" for layer in range(layers) for kind in "kv"]
-
-    def split(values):
-        return values[0].reshape(-1), [(values[1 + 2 * i], values[2 + 2 * i]) for i in range(layers)]
-
-    def run_vision(image):
-        return sessions["vision"].run(["visual"], {"image": image})[0]
-
-    def run_prefill(x, positions, mask):
-        return split(sessions["prefill"].run(names, {"x": x, "positions": positions, "mask": mask}))
-
-    def run_decode(x, positions, mask, slab):
-        past = {f"past_{kind}_{layer}": slab[layer][i] for layer in range(layers) for i, kind in enumerate("kv")}
-        return split(sessions["decode_k1"].run(names, {"x": x, "positions": positions, "mask": mask, **past}))
-
-    return run_vision, run_prefill, run_decode
+FAMILY = {"fast": "pi0_fast", "bins": "bins", "flow": "flow"}
+TOKENS = {"fast": "FAST action tokens", "bins": "bin action tokens", "flow": "flow matching"}
+EXECUTE = {"fast": 8, "bins": 4, "flow": 8}
+TOLERANCE = {"visual": 1e-3, "logits": 1e-2, "velocity": 1e-2, "action_rad": 1e-3}
 
 
 def shape_of(config: Config, max_text_tokens: int, max_tokens: int) -> Shape:
@@ -146,11 +44,16 @@ def shape_of(config: Config, max_text_tokens: int, max_tokens: int) -> Shape:
     return Shape(config.width, config.layers, config.heads, config.kv_heads, config.head_dim, config.visual_tokens, prefix, prefix + max_tokens, config.vocabulary)
 
 
-def write_graphs(folder: Path, policy: Policy, shape: Shape, extra: dict[str, np.ndarray] | None = None) -> None:
-    """``weights.safetensors`` and the three f32 graphs, checked by ``onnx.checker``."""
+def write_graphs(folder: Path, policy: Trunk, shape: Shape, extra: dict[str, np.ndarray] | None = None) -> None:
+    """``weights.safetensors`` and the family's three f32 graphs, checked by ``onnx.checker``."""
     save_file({**weights_of(policy), **{k: v.astype(np.float16) for k, v in (extra or {}).items()}}, folder / WEIGHTS)
     weights = Weights(folder / WEIGHTS)
-    models = {"vision": vision(weights, shape, keypoint_order()), "prefill": decoder(weights, shape, shape.prefix, 0), "decode_k1": decoder(weights, shape, 1, shape.slab)}
+    config = policy.config
+    models = {"vision": vision(weights, shape, keypoint_order())}
+    if config.family == "flow":
+        models |= {"prefill": decoder(weights, shape, shape.prefix, 0, logits=False), "denoise": denoise(weights, shape, config.horizon, DIMS, LAST_GAP)}
+    else:
+        models |= {"prefill": decoder(weights, shape, shape.prefix, 0), "decode_k1": decoder(weights, shape, 1, shape.slab)}
     for name, model in models.items():
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
         onnx.checker.check_model(str(folder / f"{name}.onnx"), full_check=True)
@@ -195,99 +98,6 @@ def quantise_graphs(folder: Path, shape: Shape) -> None:
         onnx.checker.check_model(str(folder / f"{name}.onnx"))
 
 
-def observe(data: Dataset, tokenizer, frame: int, phrase: str) -> Sample:
-    """The observation of one dataset frame (state f32 -> f64 as stored) under one phrasing of its colour."""
-    state = np.asarray(data.state[frame]).astype(np.float64)
-    bins = state_bins(normalise(state, data.stats["state"]["q01"], data.stats["state"]["q99"]))
-    instruction = sentence(phrase, COLOURS[int(data.target[frame])])
-    return Sample(instruction, np.asarray(data.images[frame]), state, prompt_ids(tokenizer, instruction, bins))
-
-
-def with_actions(sample: Sample, fast: Fast, data: Dataset) -> Sample:
-    """Decodes the sample's tokens; FastError unless they are exactly one chunk."""
-    q = data.stats["action"]
-    sample.actions = absolute_actions(fast.decode(sample.tokens, ROWS, DIMS), sample.state, q["q01"], q["q99"], RELATIVE)
-    return sample
-
-
-def stopper(fast: Fast):
-    """Stop rule of the runtime: the coefficients are complete. A text id ends the chunk too; decoding then refuses it."""
-    def stop(ids: list[int]) -> bool:
-        if ids[-1] < 0:
-            return True
-        length = fast.length(ids)
-        return length is not None and length >= ROWS * DIMS
-
-    return stop
-
-
-def golden_samples(runners, embedding, data: Dataset, tokenizer, fast: Fast, shape: Shape, layout: Layout, max_tokens: int) -> list[Sample]:
-    """Observations of held-out scenes, one colour each, whose greedy chunk is complete. Raises BundleError if there are too few."""
-    held_out = np.flatnonzero(data.scene % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
-    phrases = data.meta["phrases"]
-    found: list[Sample] = []
-    for tried, frame in enumerate(held_out[np.random.default_rng(11).permutation(len(held_out))][:200]):
-        if len(found) == SAMPLES:
-            return found
-        if int(data.target[frame]) != len(found) % len(COLOURS):
-            continue
-        sample = generate(*runners, embedding, observe(data, tokenizer, frame, phrases[tried % len(phrases)]), shape, layout.action_offset, stopper(fast), max_tokens)
-        try:
-            found.append(with_actions(sample, fast, data))
-        except FastError:
-            continue
-    if len(found) < SAMPLES:
-        raise BundleError(f"only {len(found)} of {SAMPLES} golden samples: the policy's greedy chunks do not decode; train longer")
-    return found
-
-
-def compare(goldens: list[Sample], runners, embedding, data: Dataset, fast: Fast, shape: Shape, layout: Layout, max_tokens: int) -> dict[str, float]:
-    """Largest |difference| of visual, logits and actions against the goldens; ``tokens`` counts chunks whose ids differ."""
-    worst = {"visual": 0.0, "logits": 0.0, "action_rad": 0.0, "tokens": 0}
-    for golden in goldens:
-        got = generate(*runners, embedding, golden, shape, layout.action_offset, stopper(fast), max_tokens)
-        worst["visual"] = max(worst["visual"], float(np.abs(got.visual - golden.visual).max()))
-        worst["logits"] = max(worst["logits"], float(np.abs(got.logits - golden.logits).max()))
-        worst["tokens"] += int(not np.array_equal(got.tokens, golden.tokens))
-        try:
-            worst["action_rad"] = max(worst["action_rad"], float(np.abs(with_actions(got, fast, data).actions - golden.actions).max()))
-        except FastError:
-            worst["action_rad"] = math.inf
-    return worst
-
-
-def measure(runners, embedding, sample: Sample, shape: Shape) -> dict[str, float]:
-    """Median ms of each stage in ONNX Runtime, one thread, this machine."""
-    run_vision, run_prefill, run_decode = runners
-    visual = run_vision(sample.pixels)
-    inputs = prefill_inputs(visual, embedding, sample.text_ids, shape)
-    slab = [(np.zeros((1, shape.kv_heads, shape.slab, shape.head_dim), np.float32),) * 2 for _ in range(shape.layers)]
-    mask = np.zeros((1, 1, 1, shape.slab + 1), np.float32)
-    token = (embedding[:1][None], np.array([[shape.prefix]]), mask, slab)
-
-    def median(call, *arguments) -> float:
-        times = []
-        for _ in range(31):
-            start = time.perf_counter()
-            call(*arguments)
-            times.append(1000 * (time.perf_counter() - start))
-        return sorted(times)[15]
-
-    return {"vision_ms": median(run_vision, sample.pixels), "prefill_ms": median(run_prefill, *inputs), "token_ms": median(run_decode, *token)}
-
-
-def write_golden(path: Path, samples: list[Sample]) -> None:
-    """``golden.npz`` of the bundle format."""
-    arrays: dict[str, np.ndarray] = {}
-    for i, s in enumerate(samples):
-        arrays |= {
-            f"instruction_{i}": np.frombuffer(s.instruction.encode("utf-8"), np.uint8), f"images_{i}": s.images, f"state_{i}": s.state,
-            f"text_ids_{i}": s.text_ids, f"visual_{i}": s.visual.astype(np.float32), f"prefill_logits_{i}": s.logits.astype(np.float32),
-            f"tokens_{i}": s.tokens, f"actions_{i}": s.actions,
-        }
-    np.savez(path, **arrays)
-
-
 def _toml(value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -321,82 +131,101 @@ def write_bundle(args: argparse.Namespace, folder: Path) -> str:
             raise BundleError(f"{data.folder / name}: differs from the one {args.checkpoint} was trained with")
     if content["phrases"] != data.meta["phrases"]:
         raise BundleError(f"{data.folder / 'meta.json'}: phrases differ from those of {args.checkpoint}")
+    family = content.get("family", "fast")
     fast = Fast.load(data.tokenizer_folder)
     tokenizer = build_tokenizer(data.meta["phrases"], COLOURS)
-    layout = build_layout(tokenizer, len(fast))
+    layout = build_layout(tokenizer, {"fast": len(fast), "bins": bins.COUNT, "flow": 0}[family])
     config = Config(**content["config"])
-    if config != Config.of(layout):
+    if config != Config.of(layout, family, config.horizon):
         raise BundleError(f"{args.checkpoint}: config does not match the id layout of {data.folder}")
-    trained = policy_from(content)
-    plain = trained.plain()
+    if family == "flow" and args.precision != "f32":
+        raise BundleError("--precision int8 is for the families with action tokens")
+    plain = policy_from(content).plain()
     longest = max(len(prompt_ids(tokenizer, sentence(p, c), [0] * DIMS)) for p in data.meta["phrases"] for c in COLOURS)
     if longest > args.max_text_tokens:
         raise BundleError(f"--max-text-tokens {args.max_text_tokens}: the longest prompt has {longest}")
-    max_tokens = args.max_tokens or ROWS * DIMS  # a coefficient a token at worst: constrained generation always completes
+    codec = {"fast": FastCodec(fast), "bins": BinCodec(config.horizon), "flow": None}[family]
+    max_tokens = (args.max_tokens or codec.limit) if codec else 0
+    if codec:
+        codec.limit = max_tokens
     shape = shape_of(config, args.max_text_tokens, max_tokens)
-    extra = {"aux.position_mean": content["position_mean"], "aux.position_scale": content["position_scale"]}
-    write_graphs(folder, plain, shape, extra)
+    write_graphs(folder, plain, shape, {"aux.position_mean": content["position_mean"], "aux.position_scale": content["position_scale"]})
     embedding = Weights(folder / WEIGHTS).values["embedding"].astype(np.float32)
-    rest = (data, tokenizer, fast, shape, layout, max_tokens)
-    goldens = golden_samples(torch_runners(plain), embedding, *rest)
-    f32_runners = ort_runners(folder, shape.layers)
-    worst = compare(goldens, f32_runners, embedding, data, fast, shape, layout, max_tokens)
+    action = content.get("action_stats", data.stats["action"])
+    replay: Replay = (TokenReplay(shape, embedding, action, config.horizon, codec, layout.action_offset) if codec
+                      else FlowReplay(shape, embedding, action, config.horizon))
+    goldens = golden_samples(replay, torch_runners(plain), data, tokenizer)
+    runners = ort_runners(folder, shape.layers)
+    worst = compare(replay, goldens, runners)
     report = [f"f32 graphs in ONNX Runtime {onnxruntime.__version__} against torch {torch.__version__} (weights rounded to fp16): "
-              f"visual {worst['visual']:.1e}, logits {worst['logits']:.1e}, actions {worst['action_rad']:.1e} rad, differing chunks {worst['tokens']} of {len(goldens)}"]
-    if worst["tokens"] or any(not worst[k] <= TOLERANCE[k] for k in TOLERANCE):
+              f"visual {worst['visual']:.1e}, {replay.output} {worst[replay.output]:.1e}, actions {worst['action_rad']:.1e} rad"
+              + (f", differing chunks {worst['tokens']} of {len(goldens)}" if codec else "")]
+    tolerance = {k: TOLERANCE[k] for k in ("visual", replay.output, "action_rad")}
+    if worst["tokens"] or any(not worst[k] <= tolerance[k] for k in tolerance):
         raise BundleError(f"graphs and torch disagree: {report[0]}")
-    engines: dict[str, dict] = {"tract": dict(TOLERANCE), "ort": dict(TOLERANCE)}
-    runners = f32_runners
+    engines: dict[str, dict] = {"tract": dict(tolerance), "ort": dict(tolerance)}
     if args.precision == "int8":
         quantise_graphs(folder, shape)
         runners = ort_runners(folder, shape.layers)
         f32_goldens = goldens
-        goldens = golden_samples(runners, embedding, *rest)
+        goldens = golden_samples(replay, runners, data, tokenizer)
         # What quantisation moved, measured on the f32 goldens, bounds what another kernel may move.
-        moved = compare(f32_goldens, runners, embedding, data, fast, shape, layout, max_tokens)
+        moved = compare(replay, f32_goldens, runners)
         if not math.isfinite(moved["action_rad"]):
             raise BundleError("int8: a golden chunk that decodes in f32 no longer decodes")
         report.append(f"int8 against f32: logits {moved['logits']:.2e}, actions {moved['action_rad']:.2e} rad, differing chunks {moved['tokens']} of {len(goldens)}")
-        wide = {"visual": TOLERANCE["visual"], "logits": float(f"{max(1.0 * moved['logits'], 0.05):.2g}"), "action_rad": float(f"{max(moved['action_rad'], 0.01):.2g}")}
-        engines = {"ort": wide}
-    times = measure(runners, embedding, goldens[0], shape)
+        engines = {"ort": {"visual": TOLERANCE["visual"], "logits": float(f"{max(1.0 * moved['logits'], 0.05):.2g}"), "action_rad": float(f"{max(moved['action_rad'], 0.01):.2g}")}}
+    times = replay.measure(runners, goldens[0])
     report.append("one thread, ms: " + ", ".join(f"{k[:-3]} {v:.2f}" for k, v in times.items()))
     budget = {k: float(getattr(args, k) or round(v + 0.005, 2)) for k, v in times.items()}
-    (folder / "tokenizer").mkdir()
-    for name in ("tokenizer.json", "processor_config.json"):
-        shutil.copyfile(data.tokenizer_folder / name, folder / "tokenizer" / name)
+    if family == "fast":
+        (folder / "tokenizer").mkdir()
+        for name in ("tokenizer.json", "processor_config.json"):
+            shutil.copyfile(data.tokenizer_folder / name, folder / "tokenizer" / name)
     (folder / "text").mkdir()
     tokenizer.save(str(folder / "text" / "tokenizer.json"))
-    write_golden(folder / "golden.npz", goldens)
+    write_golden(folder / "golden.npz", replay, goldens)
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes files for their owner alone
     files = {p.relative_to(folder).as_posix(): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-    state, action = data.stats["state"], data.stats["action"]
+    state = data.stats["state"]
+    model = {"width": shape.width, "layers": shape.layers, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim,
+             "visual_tokens": shape.visual_tokens, "prefix": shape.prefix}
+    if codec:
+        model |= {"max_tokens": max_tokens, "slab": shape.slab, "vocabulary": shape.vocabulary, "action_offset": layout.action_offset, "exit_layer": config.exit_layer}
+    else:
+        model |= {"vocabulary": shape.vocabulary}
+    special = {
+        "fast": {"decoding": {"strategy": "greedy_constrained"}},
+        "bins": {"bins": {"scheme": "openvla", "count": bins.COUNT}, "decoding": {"strategy": "greedy"}},
+        "flow": {"flow": {"steps": STEPS, "time": "per_row", "max_prefix_rows": content.get("max_prefix_rows", 0)}},
+    }[family]
+    description = args.description or f"Picks up the named cube: two 96 x 96 cameras, six joints, {TOKENS[family]}."
     (folder / "policy.toml").write_text(policy_toml({
-        "format": 1, "name": args.name, "family": "pi0_fast", "robot": data.meta["robot"], "precision": args.precision, "description": args.description,
+        "format": 1, "name": args.name or f"pick-cube-{family}", "family": FAMILY[family], "robot": data.meta["robot"], "precision": args.precision,
+        "description": description,
         "engines": engines,
         "files": files,
         "cameras": [{"name": n, "width": w, "height": h, "resize": "bilinear_antialiased", "pad": "none"} for n, w, h in CAMERAS],
         "state": [{"name": n, "unit": "rad", "q01": float(state["q01"][i]), "q99": float(state["q99"][i])} for i, n in enumerate(JOINTS)],
         "action": [{"name": n, "kind": "joint_rel" if RELATIVE[i] else "gripper", "unit": "rad", "interpolation": "smooth",
                     "blending": "average" if RELATIVE[i] else "latch", "q01": float(action["q01"][i]), "q99": float(action["q99"][i])} for i, n in enumerate(JOINTS)],
-        "chunk": {"horizon": ROWS, "row_period_s": 0.1, "execute_rows": 8, "observation_lag_s": 0.0, "max_skew_s": 0.05},
+        "chunk": {"horizon": config.horizon, "row_period_s": 0.1, "execute_rows": EXECUTE[family], "observation_lag_s": 0.0, "max_skew_s": 0.05},
         "prompt": {"max_text_tokens": args.max_text_tokens, "state_bins": 256},
-        "model": {"width": shape.width, "layers": shape.layers, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim, "visual_tokens": shape.visual_tokens,
-                  "prefix": shape.prefix, "max_tokens": max_tokens, "slab": shape.slab, "vocabulary": shape.vocabulary,
-                  "action_offset": layout.action_offset, "exit_layer": config.exit_layer},
-        "decoding": {"strategy": "greedy_constrained"},
+        "model": model,
+        **special,
         "budget": budget,
         "training": {"script": "policies/export/endplate_export/train.py", "seed": content["seed"], "dataset_digest": " ".join(content["datasets"]), "steps": content["step"]},
     }), encoding="utf-8")
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    report.append(f"{describe(content)}; prefix {shape.prefix}, slab {shape.slab}, {size:,} bytes")
+    report.append(f"{describe(content)}; prefix {shape.prefix}, " + (f"slab {shape.slab}, " if codec else "") + f"{size:,} bytes")
     return "\n".join(report)
 
 
-def policy_from(content: dict) -> Policy:
+def policy_from(content: dict) -> Trunk:
     """The network of a checkpoint, with its averaged weights, on the CPU, in eval mode."""
-    policy = Policy(Config(**content["config"]), content["model"]["action_code"])
+    config = Config(**content["config"])
+    policy = FlowPolicy(config, smooth=True) if config.family == "flow" else Policy(config, content["model"]["action_code"])
     policy.load_state_dict({**content["model"], **content["average"]})
     return policy.eval()
 
@@ -415,11 +244,11 @@ def parse(argv=None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="dataset folder: tokenizer, statistics, golden frames")
     parser.add_argument("--out", type=Path, help="bundle folder to make; it must not exist")
     parser.add_argument("--precision", choices=["f32", "int8"], default="f32")
-    parser.add_argument("--name", default="pick-cube-fast")
-    parser.add_argument("--description", default="Picks up the named cube: two 96 x 96 cameras, six joints, FAST action tokens.")
+    parser.add_argument("--name", help="default: pick-cube- and the family")
+    parser.add_argument("--description", help="default: one sentence about task, inputs and family")
     parser.add_argument("--max-text-tokens", type=int, default=32)
-    parser.add_argument("--max-tokens", type=int, default=0, help="default: horizon times dimensions, so that constrained generation always completes")
-    for stage in ("vision", "prefill", "token"):
+    parser.add_argument("--max-tokens", type=int, default=0, help="default: horizon times dimensions, so that generation always completes")
+    for stage in ("vision", "prefill", "token", "step"):
         parser.add_argument(f"--{stage}-ms", type=float, help="cost model; default: measured here, one thread")
     args = parser.parse_args(argv)
     if not args.info and (args.data is None or args.out is None):
@@ -446,7 +275,7 @@ def main(argv=None) -> int:
             os.replace(partial, args.out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    except (BundleError, DatasetError, FastError) as error:
+    except (BinError, BundleError, DatasetError, FastError) as error:
         print(f"endplate-bundle: {error}", file=sys.stderr)
         return 2
     print(f"{report}\nwrote {args.out}")

@@ -152,11 +152,37 @@ def load(folder: str | Path) -> Dataset:
     for name in ("state", "actions", "cubes"):
         if not np.isfinite(getattr(data, name)).all():
             raise DatasetError(f"{folder / (name + '.npy')}: holds non-finite values")
+    _whole_frames(folder, data.images)
+    _whole_episodes(folder, np.asarray(array("episode", "<u4", frames)), meta)
     if int(data.target.max()) >= len(COLOURS):
         raise DatasetError(f"{folder / 'target.npy'}: holds {int(data.target.max())}, colours are 0..{len(COLOURS)}")
     if int(data.token_len.min()) < 1 or int(data.token_len.max()) > data.tokens.shape[1]:
         raise DatasetError(f"{folder / 'token_len.npy'}: lengths must be 1..{data.tokens.shape[1]}")
     return data
+
+
+def _whole_frames(folder: Path, images: np.ndarray) -> None:
+    """Refuses frames that were never written: an image whose middle row is one value is looked at as a whole."""
+    step = 4096
+    for start in range(0, len(images), step):
+        line = images[start : start + step, :, images.shape[2] // 2]
+        flat = (line == line[:, :, :1, :1]).all((2, 3))
+        for i, camera in np.argwhere(flat):
+            whole = images[start + i, camera]
+            if (whole == whole.flat[0]).all():
+                name = CAMERAS[camera][0]
+                raise DatasetError(f"{folder / 'images.npy'}: frame {start + i} of camera {name!r} is empty (every value is {whole.flat[0]}); record the dataset again")
+
+
+def _whole_episodes(folder: Path, episode: np.ndarray, meta: dict) -> None:
+    """Episodes are stored one after the other and as many as ``meta.json`` says; frames of an episode are consecutive ticks."""
+    path = folder / "episode.npy"
+    back = np.flatnonzero(np.diff(episode.astype(np.int64)) < 0)
+    if len(back):
+        raise DatasetError(f"{path}: frame {int(back[0]) + 1} goes back to episode {int(episode[back[0] + 1])}; frames are missing or out of order")
+    count = len(np.unique(episode))
+    if "episodes" in meta and count != meta["episodes"]:
+        raise DatasetError(f"{path}: {count} episodes, meta.json says {meta['episodes']}; frames are missing")
 
 
 def load_all(folders: list[str | Path]) -> list[Dataset]:

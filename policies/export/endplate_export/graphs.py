@@ -1,4 +1,4 @@
-"""Hand-built ONNX graphs of the policy (opset 17, static shapes), sharing one weights file.
+"""Hand-built ONNX graphs of the policies (opset 17, static shapes), sharing one weights file.
 
 Weights are fp16 tensors of ``weights.safetensors``; a graph's initialiser is a window into that file (ONNX external
 data: absolute offset and length) and goes through one ``Cast`` to f32, which engines fold when they load. Only
@@ -43,8 +43,13 @@ def weights_of(policy) -> dict[str, np.ndarray]:
     state = {k: v.detach().cpu().numpy() for k, v in policy.state_dict().items()}
     config, out = policy.config, {}
     out["embedding"] = state.pop("table")
-    out["head"] = state.pop("head").T
-    out["final_norm"], out["exit_norm"] = state.pop("final_norm.gain"), state.pop("exit_norm.gain")
+    if config.family == "flow":
+        out["aux.final_norm"] = state.pop("final_norm.gain")
+        _expert_weights(state, config, out)
+        out["flow.frequencies"] = policy.time_frequencies.cpu().numpy()
+    else:
+        out["head"] = state.pop("head").T
+        out["final_norm"], out["exit_norm"] = state.pop("final_norm.gain"), state.pop("exit_norm.gain")
     out["rope"] = policy.frequencies.cpu().numpy()
     for camera in CAMERAS:
         stem = f"stems.{camera}."
@@ -54,15 +59,8 @@ def weights_of(policy) -> dict[str, np.ndarray]:
         out[f"vision.{camera}.position"] = state.pop(stem + "position")
         out[f"vision.{camera}.keypoint.weight"] = state.pop(stem + "keypoint.weight").T
         out[f"vision.{camera}.keypoint.bias"] = state.pop(stem + "keypoint.bias") + state.pop(stem + "keypoint_position")  # [3, d]
-    q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     for layer in range(config.layers):
-        block, name = f"blocks.{layer}.", f"layers.{layer}."
-        qkv = state.pop(block + "qkv.weight")
-        out[name + "q"], out[name + "k"], out[name + "v"] = qkv[:q].T, qkv[q : q + kv].T, qkv[q + kv :].T
-        for part in ("out", "gate", "up", "down"):
-            out[name + part] = state.pop(f"{block}{part}.weight").T
-        for part in ("attention_norm", "mlp_norm"):
-            out[name + part] = state.pop(f"{block}{part}.gain")
+        _block_weights(state, config, f"blocks.{layer}.", f"layers.{layer}.", out)
     for key in list(state):
         if key.startswith("aux_"):
             value = state.pop(key)
@@ -70,6 +68,55 @@ def weights_of(policy) -> dict[str, np.ndarray]:
     if state:
         raise ValueError(f"tensors without a place in the bundle: {sorted(state)}")
     return {k: np.ascontiguousarray(v.astype(np.float16)) for k, v in out.items()}
+
+
+def _block_weights(state: dict[str, np.ndarray], config, block: str, name: str, out: dict[str, np.ndarray]) -> None:
+    """Moves one layer's tensors from ``state`` to ``out``; q, k and v apart."""
+    q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    qkv = state.pop(block + "qkv.weight")
+    out[name + "q"], out[name + "k"], out[name + "v"] = qkv[:q].T, qkv[q : q + kv].T, qkv[q + kv :].T
+    for part in ("out", "gate", "up", "down"):
+        out[name + part] = state.pop(f"{block}{part}.weight").T
+    for part in ("attention_norm", "mlp_norm"):
+        out[name + part] = state.pop(f"{block}{part}.gain")
+
+
+def _expert_weights(state: dict[str, np.ndarray], config, out: dict[str, np.ndarray]) -> None:
+    """Moves the action expert's tensors."""
+    for layer in range(config.layers):
+        _block_weights(state, config, f"expert.{layer}.", f"expert.{layer}.", out)
+    for part in ("enter", "time", "mix", "leave", "keep"):
+        out[f"flow.{part}.weight"] = state.pop(f"{part}.weight").T
+    for part in ("time", "mix", "keep"):
+        out[f"flow.{part}.bias"] = state.pop(f"{part}.bias")
+    out["flow.norm"] = state.pop("expert_norm.gain")
+    for part in ("row", "row_mean", "row_scale"):
+        out[f"flow.{part}"] = state.pop(part)
+
+
+def trunk_state(values: dict[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:
+    """The inverse of ``weights_of`` for a FAST bundle: f32 tensors by the network's names; ``table`` and ``head`` are plain."""
+    f32 = {k: v.astype(np.float32) for k, v in values.items()}
+    out = {"table": f32["embedding"], "head": f32["head"].T.copy(), "final_norm.gain": f32["final_norm"], "exit_norm.gain": f32["exit_norm"]}
+    for camera in CAMERAS:
+        bundle, stem = f"vision.{camera}.", f"stems.{camera}."
+        for name in ("conv1", "conv2", "conv3", "maps1", "maps2"):
+            for part in ("weight", "bias"):
+                out[f"{stem}{name}.{part}"] = f32[f"{bundle}{name}.{part}"]
+        out[stem + "position"] = f32[bundle + "position"]
+        out[stem + "keypoint.weight"] = f32[bundle + "keypoint.weight"].T.copy()
+        out[stem + "keypoint_position"] = f32[bundle + "keypoint.bias"]
+        out[stem + "keypoint.bias"] = np.zeros(f32[bundle + "keypoint.bias"].shape[1], np.float32)
+    for layer in range(layers):
+        block, name = f"blocks.{layer}.", f"layers.{layer}."
+        out[block + "qkv.weight"] = np.concatenate([f32[name + part].T for part in "qkv"])
+        for part in ("out", "gate", "up", "down"):
+            out[f"{block}{part}.weight"] = f32[name + part].T.copy()
+        for part in ("attention_norm", "mlp_norm"):
+            out[f"{block}{part}.gain"] = f32[name + part]
+    for name in ("position", "patch", "chunk", "offset"):
+        out[f"aux_{name}.weight"], out[f"aux_{name}.bias"] = f32[f"aux.{name}.weight"].T.copy(), f32[f"aux.{name}.bias"]
+    return out
 
 
 class Weights:
@@ -193,40 +240,80 @@ def vision(weights: Weights, shape: Shape, keypoint_order: list[int], inline: bo
     return g.model()
 
 
-def decoder(weights: Weights, shape: Shape, rows: int, past: int, inline: bool = False) -> ModelProto:
-    """``prefill`` (rows = S, past = 0) or ``decode_k1`` (rows = 1, past = Tmax); logits of the last row only."""
+class _Rotary:
+    """Splits rows into heads and turns them by their positions: cos and sin f32 [1, 1, s, hd/2]."""
+
+    def __init__(self, g: Graph, shape: Shape, rows: int):
+        self.g, self.rows, self.head_dim = g, rows, shape.head_dim
+        angle = g.op("Mul", g.op("Reshape", g.op("Cast", "positions", to=TensorProto.FLOAT), g.ints(1, 1, rows, 1)), g.weight("rope"))
+        self.cos, self.sin = g.op("Cos", angle), g.op("Sin", angle)
+
+    def heads(self, t: str, n: int, out: str | None = None) -> str:
+        """[1, s, n * hd] -> [1, n, s, hd]."""
+        g = self.g
+        return g.op("Transpose", g.op("Reshape", t, g.ints(1, self.rows, n, self.head_dim)), perm=[0, 2, 1, 3], out=out)
+
+    def rotate(self, t: str, out: str | None = None) -> str:
+        g, half = self.g, self.head_dim // 2
+        left = g.op("Slice", t, g.ints(0), g.ints(half), g.ints(3))
+        right = g.op("Slice", t, g.ints(half), g.ints(self.head_dim), g.ints(3))
+        turned_left = g.op("Sub", g.op("Mul", left, self.cos), g.op("Mul", right, self.sin))
+        turned_right = g.op("Add", g.op("Mul", right, self.cos), g.op("Mul", left, self.sin))
+        return g.op("Concat", turned_left, turned_right, axis=3, out=out)
+
+
+def _attention(g: Graph, shape: Shape, x: str, name: str, q: str, keys: str, values: str, bias: str, kept: int) -> str:
+    """Grouped attention of ``kept`` rows, added to ``x``; q [1, heads, kept, hd], keys and values [1, Hkv, rows, hd]."""
+    hd = shape.head_dim
+    q = g.op("Reshape", q, g.ints(1, shape.kv_heads, shape.heads // shape.kv_heads, kept, hd))
+    keys = g.op("Unsqueeze", g.op("Transpose", keys, perm=[0, 1, 3, 2]), g.ints(2))
+    scores = g.op("Add", g.op("Mul", g.op("MatMul", q, keys), g.number(hd**-0.5)), bias)
+    a = g.op("MatMul", g.op("Softmax", scores, axis=-1), g.op("Unsqueeze", values, g.ints(2)))
+    a = g.op("Reshape", g.op("Transpose", a, perm=[0, 3, 1, 2, 4]), g.ints(1, kept, shape.heads * hd))
+    return g.op("Add", x, g.op("MatMul", a, g.weight(name + "out")))
+
+
+def _silu(g: Graph, x: str) -> str:
+    return g.op("Mul", x, g.op("Sigmoid", x))
+
+
+def _swiglu(g: Graph, x: str, name: str) -> str:
+    h = g.norm(x, name + "mlp_norm")
+    gate = _silu(g, g.op("MatMul", h, g.weight(name + "gate")))
+    return g.op("Add", x, g.op("MatMul", g.op("Mul", gate, g.op("MatMul", h, g.weight(name + "up"))), g.weight(name + "down")))
+
+
+def _past(g: Graph, shape: Shape, rows: int) -> None:
+    for layer in range(shape.layers):
+        for kind in "kv":
+            g.input(f"past_{kind}_{layer}", [1, shape.kv_heads, rows, shape.head_dim])
+
+
+def decoder(weights: Weights, shape: Shape, rows: int, past: int, inline: bool = False, logits: bool = True) -> ModelProto:
+    """``prefill`` (rows = S, past = 0) or ``decode_k1`` (rows = 1, past = Tmax); logits of the last row only.
+
+    Without ``logits`` (flow) the graph ends at the last layer's keys and values.
+    """
     s, d, hd = rows, shape.width, shape.head_dim
-    group, half = shape.heads // shape.kv_heads, shape.head_dim // 2
     g = Graph("prefill" if past == 0 else f"decode_k{rows}", weights, inline)
     x = g.input("x", [1, s, d])
     g.input("positions", [1, s], TensorProto.INT64)
     g.input("mask", [1, 1, s, past + s])
-    for layer in range(shape.layers if past else 0):
-        g.input(f"past_k_{layer}", [1, shape.kv_heads, past, hd])
-        g.input(f"past_v_{layer}", [1, shape.kv_heads, past, hd])
-    angle = g.op("Mul", g.op("Reshape", g.op("Cast", "positions", to=TensorProto.FLOAT), g.ints(1, 1, s, 1)), g.weight("rope"))
-    cos, sin = g.op("Cos", angle), g.op("Sin", angle)  # [1, 1, s, hd/2]
+    if past:
+        _past(g, shape, past)
+    rotary = _Rotary(g, shape, s)
     mask = g.op("Unsqueeze", "mask", g.ints(2))
-
-    def heads(t: str, n: int) -> str:
-        return g.op("Transpose", g.op("Reshape", t, g.ints(1, s, n, hd)), perm=[0, 2, 1, 3])
-
-    def rotate(t: str, out: str | None = None) -> str:
-        left = g.op("Slice", t, g.ints(0), g.ints(half), g.ints(3))
-        right = g.op("Slice", t, g.ints(half), g.ints(hd), g.ints(3))
-        turned_left = g.op("Sub", g.op("Mul", left, cos), g.op("Mul", right, sin))
-        turned_right = g.op("Add", g.op("Mul", right, cos), g.op("Mul", left, sin))
-        return g.op("Concat", turned_left, turned_right, axis=3, out=out)
-
     for layer in range(shape.layers):
         name = f"layers.{layer}."
         last = layer == shape.layers - 1
         h = g.norm(x, name + "attention_norm")
-        k = rotate(heads(g.op("MatMul", h, g.weight(name + "k")), shape.kv_heads), out=f"new_k_{layer}")
-        v = g.op("Transpose", g.op("Reshape", g.op("MatMul", h, g.weight(name + "v")), g.ints(1, s, shape.kv_heads, hd)), perm=[0, 2, 1, 3], out=f"new_v_{layer}")
+        k = rotary.rotate(rotary.heads(g.op("MatMul", h, g.weight(name + "k")), shape.kv_heads), out=f"new_k_{layer}")
+        v = rotary.heads(g.op("MatMul", h, g.weight(name + "v")), shape.kv_heads, out=f"new_v_{layer}")
         g.output(k, [1, shape.kv_heads, s, hd])
         g.output(v, [1, shape.kv_heads, s, hd])
-        q = rotate(heads(g.op("MatMul", h, g.weight(name + "q")), shape.heads))
+        if last and not logits:
+            return g.model()
+        q = rotary.rotate(rotary.heads(g.op("MatMul", h, g.weight(name + "q")), shape.heads))
         kept, bias = s, mask
         if last and s > 1:  # nothing after the last layer's attention needs more than the last row
             kept = 1
@@ -235,16 +322,45 @@ def decoder(weights: Weights, shape: Shape, rows: int, past: int, inline: bool =
             bias = g.op("Slice", mask, g.ints(s - 1), g.ints(s), g.ints(3))
         keys = g.op("Concat", f"past_k_{layer}", k, axis=2) if past else k
         values = g.op("Concat", f"past_v_{layer}", v, axis=2) if past else v
-        q = g.op("Reshape", q, g.ints(1, shape.kv_heads, group, kept, hd))
-        keys = g.op("Unsqueeze", g.op("Transpose", keys, perm=[0, 1, 3, 2]), g.ints(2))
-        scores = g.op("Add", g.op("Mul", g.op("MatMul", q, keys), g.number(hd**-0.5)), bias)
-        a = g.op("MatMul", g.op("Softmax", scores, axis=-1), g.op("Unsqueeze", values, g.ints(2)))
-        a = g.op("Reshape", g.op("Transpose", a, perm=[0, 3, 1, 2, 4]), g.ints(1, kept, shape.heads * hd))
-        x = g.op("Add", x, g.op("MatMul", a, g.weight(name + "out")))
-        h = g.norm(x, name + "mlp_norm")
-        gate = g.op("MatMul", h, g.weight(name + "gate"))
-        gate = g.op("Mul", gate, g.op("Sigmoid", gate))
-        x = g.op("Add", x, g.op("MatMul", g.op("Mul", gate, g.op("MatMul", h, g.weight(name + "up"))), g.weight(name + "down")))
+        x = _swiglu(g, _attention(g, shape, x, name, q, keys, values, bias, kept), name)
     g.op("MatMul", g.norm(x, "final_norm"), g.weight("head"), out="logits")
     g.output("logits", [1, 1, shape.vocabulary])
+    return g.model()
+
+
+def denoise(weights: Weights, shape: Shape, rows: int, dims: int, last_gap: float) -> ModelProto:
+    """``noisy`` [1, H, D], ``time`` [1, H] (1 for committed rows) and the prefix's keys and values -> ``velocity`` [1, H, D].
+
+    Keys are the S prefix rows, then the H rows themselves; ``mask`` [1, 1, H, S + H] is additive.
+    """
+    g = Graph("denoise", weights)
+    g.input("noisy", [1, rows, dims])
+    g.input("time", [1, rows])
+    g.input("positions", [1, rows], TensorProto.INT64)
+    g.input("mask", [1, 1, rows, shape.prefix + rows])
+    _past(g, shape, shape.prefix)
+    rotary = _Rotary(g, shape, rows)
+    mask = g.op("Unsqueeze", "mask", g.ints(2))
+    time = g.op("Reshape", "time", g.ints(1, rows, 1))
+    angle = g.op("Mul", time, g.weight("flow.frequencies"))
+    features = g.op("Concat", time, g.op("Sin", angle), g.op("Cos", angle), axis=2)
+
+    def linear(x: str, name: str) -> str:
+        return g.op("Add", g.op("MatMul", x, g.weight(name + ".weight")), g.weight(name + ".bias"))
+
+    x = g.op("Add", g.op("Add", g.op("MatMul", "noisy", g.weight("flow.enter.weight")), linear(features, "flow.time")), g.weight("flow.row"))
+    x = g.op("Add", x, linear(_silu(g, x), "flow.mix"))
+    for layer in range(shape.layers):
+        name = f"expert.{layer}."
+        h = g.norm(x, name + "attention_norm")
+        k = rotary.rotate(rotary.heads(g.op("MatMul", h, g.weight(name + "k")), shape.kv_heads))
+        v = rotary.heads(g.op("MatMul", h, g.weight(name + "v")), shape.kv_heads)
+        q = rotary.rotate(rotary.heads(g.op("MatMul", h, g.weight(name + "q")), shape.heads))
+        keys, values = g.op("Concat", f"past_k_{layer}", k, axis=2), g.op("Concat", f"past_v_{layer}", v, axis=2)
+        x = _swiglu(g, _attention(g, shape, x, name, q, keys, values, mask, rows), name)
+    out = g.op("MatMul", g.norm(x, "flow.norm"), g.weight("flow.leave.weight"))
+    chunk = g.op("Add", g.op("Add", g.weight("flow.row_mean"), g.op("Mul", g.weight("flow.row_scale"), out)), g.op("Mul", linear(features, "flow.keep"), "noisy"))
+    gap = g.op("Max", g.op("Sub", g.number(1.0), time), g.number(last_gap))
+    g.op("Div", g.op("Sub", chunk, "noisy"), gap, out="velocity")
+    g.output("velocity", [1, rows, dims])
     return g.model()

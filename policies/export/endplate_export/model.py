@@ -1,8 +1,9 @@
 """The demonstration policy: a small pi0-FAST-shaped network (Pertsch et al., arXiv 2501.09747, section V).
 
-Two convolutional stems make visual tokens, a text prompt follows, and a decoder with a bidirectional prefix predicts
-FAST tokens one by one. A second, auxiliary head sits after layer ``exit_layer``. Tables that are smooth by
-construction during training (numbers, action tokens) are materialised into plain tables for export.
+``Trunk``: two convolutional stems make visual tokens, a text prompt follows, and decoder layers read this prefix in
+both directions. ``Policy`` predicts action tokens (FAST or bins) one by one after it, with a second, auxiliary head
+after layer ``exit_layer``; ``flow.FlowPolicy`` lets an action expert read the trunk's keys and values. Tables that are
+smooth by construction during training (numbers, action tokens) are materialised into plain tables for export.
 
 Training-only heads (``aux_*``) read simulator truth: where each cube is, which patch holds it, the clean chunk, and
 how many coefficients the tokens so far carry. They bind colour to place; no graph contains them.
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .bins import COUNT, value_of
 from .fast import Fast
 from .text import FIRST_NUMBER, LAST_NUMBER, Layout
 
@@ -44,10 +46,14 @@ class Config:
     hidden: int = 384
     exit_layer: int = 2
     rope_base: float = 1000.0
+    family: str = "fast"
+    dims: int = 6
+    horizon: int = 16
+    expert_hidden: int = 256
 
     @classmethod
-    def of(cls, layout: Layout) -> "Config":
-        return cls(layout.vocabulary, layout.action_offset, layout.numbers)
+    def of(cls, layout: Layout, family: str = "fast", horizon: int = 16) -> "Config":
+        return cls(layout.vocabulary, layout.action_offset, layout.numbers, family=family, horizon=horizon)
 
     @property
     def visual_tokens(self) -> int:
@@ -93,6 +99,26 @@ def action_features(fast: Fast, first: int = 6) -> torch.Tensor:
         row += [float(len(codes) == n) for n in range(8)] + [min(len(codes), 32) / 8.0, float(len(codes) >= 8)]
         rows.append(row)
     return torch.tensor(rows, dtype=torch.float32)
+
+
+def code_features(coefficient: np.ndarray) -> torch.Tensor:
+    """What ``action_features`` says of ids that carry one coefficient of the given value, f32 [ids, columns]."""
+    pieces = tuple(chr(1000 + i).encode() for i in range(len(coefficient)))
+    rows = action_features(Fast(pieces, 10.0, -1000))
+    c = torch.from_numpy(np.asarray(coefficient, np.float32))
+    rows[:, 1] = (c.abs() < 0.5).float()
+    for place, period in ((2, 96), (4, 32), (6, 8)):
+        rows[:, place], rows[:, place + 1] = torch.sin(np.pi * c / period), torch.cos(np.pi * c / period)
+    return rows
+
+
+def bin_features() -> torch.Tensor:
+    """Features of bin ids 0..255, f32 [256, 17]: one, value, square and seven octaves of sine and cosine."""
+    x = torch.from_numpy(value_of(np.arange(COUNT)).astype(np.float32))
+    parts = [torch.ones_like(x), x, x * x]
+    for k in range(7):
+        parts += [torch.sin(np.pi * 2.0**k / 2 * x), torch.cos(np.pi * 2.0**k / 2 * x)]
+    return torch.stack(parts, 1)
 
 
 def coefficient_starts(fast: Fast) -> np.ndarray:
@@ -220,23 +246,22 @@ class Stem(nn.Module):
         return patches, keypoints, logits
 
 
-class Policy(nn.Module):
-    """The network. With ``features`` (training) two tables are smooth sums; without (export) they are plain."""
+class Trunk(nn.Module):
+    """Stems, prompt table, decoder layers and the training-only heads: what every family shares.
 
-    def __init__(self, config: Config, features: torch.Tensor | None = None):
+    With ``smooth`` (training) number rows are smooth sums; without (export) every table is plain.
+    """
+
+    def __init__(self, config: Config, smooth: bool):
         super().__init__()
         c = self.config = config
         self.stems = nn.ModuleDict({name: Stem(c.width) for name in CAMERAS})
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
-        self.final_norm, self.exit_norm = RmsNorm(c.width), RmsNorm(c.width)
-        self.smooth = features is not None
-        self.table = nn.Parameter((0.1 if self.smooth else 0.3) * torch.randn(c.vocabulary, c.width))
-        self.head = nn.Parameter(0.02 * torch.randn(c.vocabulary, c.width))
-        if self.smooth:
-            self.register_buffer("action_code", features)
+        self.final_norm = RmsNorm(c.width)
+        self.smooth = smooth
+        self.table = nn.Parameter((0.1 if smooth else 0.3) * torch.randn(c.vocabulary, c.width))
+        if smooth:
             self.register_buffer("number_code", number_features())
-            self.action_embed = nn.Parameter(0.06 * torch.randn(features.shape[1], c.width))
-            self.action_head = nn.Parameter(torch.zeros(features.shape[1], c.width))
             self.number_embed = nn.Parameter(0.1 * torch.randn(self.number_code.shape[1], c.width))
             with torch.no_grad():
                 self.table[: c.numbers] *= 3
@@ -245,19 +270,19 @@ class Policy(nn.Module):
         self.aux_position = nn.Linear(c.width, 12)  # xyz of red, green, blue, named; standardised
         self.aux_patch = nn.Linear(c.width, 4)  # which front patch holds red, green, blue, named
         self.aux_chunk = nn.Linear(c.width, 96)  # the clean normalised chunk [16, 6]
-        self.aux_offset = nn.Linear(c.width, OFFSETS)  # coefficients carried by the tokens so far
 
-    def tables(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embedding and output tables, both [V, d]."""
-        if not self.smooth:
-            return self.table, self.head
+    def prompt_table(self) -> torch.Tensor:
+        """Embedding rows of the text ids, [action_offset, d]."""
         c = self.config
+        if not self.smooth:
+            return self.table[: c.action_offset]
         with torch.autocast(self.table.device.type, enabled=False):
-            text = self.table[: c.numbers]
             numbers = self.table[c.numbers : c.action_offset] + self.number_code @ self.number_embed
-            actions = self.table[c.action_offset :] + self.action_code @ self.action_embed
-            head = torch.cat([self.head[: c.action_offset], self.head[c.action_offset :] + self.action_code @ self.action_head])
-        return torch.cat([text, numbers, actions]), head
+        return torch.cat([self.table[: c.numbers], numbers])
+
+    def tables(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embedding table [V, d] and, in families with action tokens, the output table [V, d]."""
+        return self.prompt_table(), None
 
     def rope(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos, sin f32 [..., T, 1, hd/2] of integer positions [..., T]."""
@@ -269,20 +294,93 @@ class Policy(nn.Module):
         patches, keypoints, logits = zip(*(self.stems[name](images[:, i] - 0.5) for i, name in enumerate(CAMERAS)))
         return torch.cat([*patches, *keypoints], 1), torch.stack(logits, 1)
 
-    def plain(self) -> "Policy":
+    def prefix(self, images: torch.Tensor, text: torch.Tensor) -> dict:
+        """The prefix alone. images f32 [B, 2, 3, 96, 96]; text ids [B, T] without padding.
+
+        Returns ``cache`` [(k, v)], ``front`` [B, 36, d], ``final`` [B, 1, d] (normed row of the last prompt token) and ``maps``.
+        """
+        visual, maps = self.vision(images)
+        x = torch.cat([visual, F.embedding(text, self.prompt_table())], 1)
+        total = x.shape[1]
+        cos, sin = self.rope(torch.arange(total, device=x.device))
+        rows = torch.cat([torch.arange(FRONT_PATCHES, device=x.device), torch.tensor([total - 1], device=x.device)])
+        mask = torch.zeros(1, device=x.device)
+        cache = []
+        for number, block in enumerate(self.blocks, 1):
+            x, k, v = block(x, cos, sin, mask, rows=rows if number == len(self.blocks) else None)
+            cache.append((k, v))
+        x = self.final_norm(x) * self.final_norm.gain
+        return {"cache": cache, "front": x[:, :FRONT_PATCHES], "final": x[:, FRONT_PATCHES:], "maps": maps}
+
+    def plain(self) -> "Trunk":
         """A copy with materialised tables and every weight rounded to fp16 (held in f32): what a bundle stores."""
-        copy = Policy(self.config)
+        copy = type(self)(self.config)
         state = {k: v for k, v in self.state_dict().items() if k in copy.state_dict()}
         with torch.no_grad():
-            state["table"], state["head"] = (t.detach() for t in self.tables())
+            table, head = self.tables()
+            state["table"] = table.detach()
+            if head is not None:
+                state["head"] = head.detach()
             for name in CAMERAS:  # the bundle holds the sum of the two, so the sum is what must be rounded
                 bias, place = f"stems.{name}.keypoint.bias", f"stems.{name}.keypoint_position"
                 state[place], state[bias] = state[place] + state[bias], torch.zeros_like(state[bias])
         copy.load_state_dict({k: v.float().cpu().half().float() for k, v in state.items()})
         return copy.eval()
 
+    @torch.no_grad()
+    def start_from(self, state: dict[str, torch.Tensor]) -> set[str]:
+        """Takes a trunk's plain weights (``graphs.trunk_state``); returns the names of the parameters that came from it."""
+        own, taken = dict(self.named_parameters()), set()
+        for name, p in own.items():
+            if name in state and name not in ("table", "head") and state[name].shape == p.shape:
+                p.copy_(state[name])
+                taken.add(name)
+        c, table = self.config, state["table"]
+        self.table[: c.numbers] = table[: c.numbers]
+        numbers = table[c.numbers : c.action_offset]
+        self.number_embed.copy_(torch.linalg.lstsq(self.number_code, numbers).solution)
+        self.table[c.numbers : c.action_offset] = numbers - self.number_code @ self.number_embed
+        return taken | {"table", "number_embed"}
+
+
+class Policy(Trunk):
+    """The trunk with action tokens. With ``features`` (training) action tables are smooth sums too."""
+
+    def __init__(self, config: Config, features: torch.Tensor | None = None):
+        super().__init__(config, features is not None)
+        c = config
+        self.exit_norm = RmsNorm(c.width)
+        self.head = nn.Parameter(0.02 * torch.randn(c.vocabulary, c.width))
+        if self.smooth:
+            self.register_buffer("action_code", features)
+            self.action_embed = nn.Parameter(0.06 * torch.randn(features.shape[1], c.width))
+            self.action_head = nn.Parameter(torch.zeros(features.shape[1], c.width))
+        self.aux_offset = nn.Linear(c.width, OFFSETS)  # coefficients (FAST) or values (bins) carried by the tokens so far
+
+    def tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embedding and output tables, both [V, d]."""
+        if not self.smooth:
+            return self.table, self.head
+        c = self.config
+        with torch.autocast(self.table.device.type, enabled=False):
+            actions = self.table[c.action_offset :] + self.action_code @ self.action_embed
+            head = torch.cat([self.head[: c.action_offset], self.head[c.action_offset :] + self.action_code @ self.action_head])
+        return torch.cat([self.prompt_table(), actions]), head
+
+    @torch.no_grad()
+    def start_from(self, state: dict[str, torch.Tensor]) -> set[str]:
+        """As the trunk; text rows of the output table come along too."""
+        taken = super().start_from(state)
+        self.head[: self.config.action_offset] = state["head"][: self.config.action_offset]
+        return taken
+
+    @torch.no_grad()
+    def embed_like(self, target: torch.Tensor) -> None:
+        """Lets the smooth part of the action embeddings start at ``target`` [ids, d] (least squares)."""
+        self.action_embed.copy_(torch.linalg.lstsq(self.action_code, target).solution)
+
     def forward(self, images: torch.Tensor, text: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Teacher-forced pass. images f32 [B, 2, 3, 96, 96]; text ids [B, Tt] without padding; tokens FAST ids
+        """Teacher-forced pass. images f32 [B, 2, 3, 96, 96]; text ids [B, Tt] without padding; tokens action ids
         (already offset) [B, Ta], padded on the right with any id.
 
         Returns ``final`` and ``exit`` [B, 1 + Ta, d] (normed rows that predict token 0..Ta), ``front`` [B, 36, d],
@@ -334,7 +432,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def greedy(self, images: torch.Tensor, text: torch.Tensor, max_tokens: int) -> torch.Tensor:
-        """Greedy FAST ids (offset removed, may be negative for text ids) [B, max_tokens]; no stopping rule."""
+        """Greedy action ids (offset removed, may be negative for text ids) [B, max_tokens]; no stopping rule."""
         visual, _ = self.vision(images)
         table, _ = self.tables()
         x = torch.cat([visual, F.embedding(text, table)], 1)
@@ -354,8 +452,8 @@ class Policy(nn.Module):
         return torch.stack(out, 1)
 
 
-def parameter_count(policy: Policy) -> dict[str, int]:
+def parameter_count(policy: Trunk) -> dict[str, int]:
     """Parameters of the exported policy (materialised tables) and of the training-only heads."""
-    sizes = {k: v.numel() for k, v in (policy if not policy.smooth else Policy(policy.config)).named_parameters()}
+    sizes = {k: v.numel() for k, v in (type(policy)(policy.config) if policy.smooth else policy).named_parameters()}
     aux = sum(n for k, n in sizes.items() if k.startswith("aux_"))
     return {"policy": sum(sizes.values()) - aux, "aux": aux}

@@ -1,4 +1,6 @@
-"""``endplate-train``: behaviour cloning of FAST tokens with simulator-truth helpers (training only).
+"""``endplate-train``: behaviour cloning of action chunks with simulator-truth helpers (training only).
+
+``--family`` says how a chunk is predicted: FAST tokens, bin tokens or flow matching (``families``).
 
 Seeded and resumable. With ``--steps`` a run is a function of data, seed and thread count; with ``--minutes`` the
 learning rate follows the clock, so two runs differ.
@@ -7,6 +9,7 @@ learning rate follows the clock, so two runs differ.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -16,204 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from . import data as datasets
-from .data import COLOURS, DIMS, HELD_OUT_EVERY, RELATIVE, ROWS, Dataset, DatasetError, file_digest
-from .fast import Fast, FastError, absolute_actions, normalise
-from .model import CELLS, PATCHES, Config, Policy, action_features, coefficient_starts, parameter_count
-from .text import END, build_layout, build_tokenizer, prompt_ids, sentence, state_bins
-
-IMAGE = 96
-WEIGHTS = {"token": 1.0, "exit": 0.3, "maps": 0.3, "patch": 0.5, "position": 0.5, "chunk": 0.5, "offset": 0.1}
-COUNT = ROWS * DIMS
-
-
-class Prompts:
-    """Prompt ids of every phrasing and colour, grouped by length so that a batch needs no text padding."""
-
-    def __init__(self, tokenizer, phrases: list[str]):
-        self.templates: dict[int, np.ndarray] = {}
-        groups: dict[int, list] = {}
-        zero = tokenizer.token_to_id("0")
-        for phrase in phrases:
-            rows = [prompt_ids(tokenizer, sentence(phrase, colour), [0] * DIMS) for colour in COLOURS]
-            if len({len(r) for r in rows}) != 1 or any((r[-9:-3] != zero).any() for r in rows):
-                raise DatasetError(f"meta.json: phrase {phrase!r} does not fit the prompt layout")
-            groups.setdefault(len(rows[0]), []).append(rows)
-        for length, rows in sorted(groups.items()):
-            self.templates[length] = np.asarray(rows)  # [phrases, colours, T]
-        self.zero = zero
-        self.colour_ids = [tokenizer.token_to_id(c) for c in COLOURS]
-        self.lengths = np.array(list(self.templates))
-        self.share = np.array([len(v) for v in self.templates.values()], float)
-        self.share /= self.share.sum()
-
-    def draw(self, rng: np.random.Generator, target: np.ndarray, bins: np.ndarray, unknown: float) -> np.ndarray:
-        """Text ids i64 [B, T] for targets [B] and state bins [B, 6]; each phrase word but the colour becomes <unk> with probability ``unknown``."""
-        group = self.templates[int(rng.choice(self.lengths, p=self.share))]
-        ids = group[rng.integers(len(group), size=len(target)), target].copy()
-        ids[:, -9:-3] = self.zero + bins
-        if unknown > 0:
-            words = ids[:, 3:-12]  # between "Task :" and ", State :"
-            words[(rng.random(words.shape) < unknown) & ~np.isin(words, self.colour_ids)] = 1
-        return ids
-
-
-class Source:
-    """Frames of several datasets as one: small arrays in memory, images memory-mapped."""
-
-    def __init__(self, sets: list[Dataset], tokenizer, layout, fast: Fast):
-        self.sets, self.layout = sets, layout
-        self.set_of = np.concatenate([np.full(len(s), i) for i, s in enumerate(sets)])
-        self.row_of = np.concatenate([np.arange(len(s)) for s in sets])
-
-        def join(name):
-            return np.concatenate([np.asarray(getattr(s, name)) for s in sets])
-
-        self.state = join("state").astype(np.float64)
-        self.target = join("target").astype(np.int64)
-        self.cubes, self.pixels = join("cubes"), join("pixels")
-        self.scene, self.phase = join("scene"), join("phase")
-        self.token_len = join("token_len").astype(np.int64)
-        width = max(s.tokens.shape[1] for s in sets)
-        self.tokens = np.concatenate([np.pad(np.asarray(s.tokens), ((0, 0), (0, width - s.tokens.shape[1])), constant_values=datasets.PAD_TOKEN) for s in sets])
-        stats = self.stats = sets[0].stats
-        self.y_state = normalise(self.state, stats["state"]["q01"], stats["state"]["q99"])
-        self.actions = join("actions")
-        relative = self.actions - np.where(RELATIVE, self.state, 0.0)[:, None]
-        self.y_chunk = normalise(relative, stats["action"]["q01"], stats["action"]["q99"]).astype(np.float32).reshape(len(self.state), -1)
-        held_out = self.scene % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-        self.train, self.held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        if len(self.train) == 0 or len(self.held_out) == 0:
-            raise DatasetError(f"{sets[0].folder}: at least {HELD_OUT_EVERY} scenes are needed to hold one out")
-        self.fast, self.starts = fast, coefficient_starts(fast)
-        self._check_tokens()
-        self.prompts = Prompts(tokenizer, sets[0].meta["phrases"])
-        named = self.cubes[np.arange(len(self.target)), self.target]
-        where = np.concatenate([self.cubes, named[:, None]], 1)[self.train]
-        self.position_mean = where.mean((0, 1)).astype(np.float32)
-        self.position_scale = np.maximum(where.std((0, 1)), 0.01).astype(np.float32)
-        self.positions = np.concatenate([self.cubes, named[:, None]], 1)
-
-    def _check_tokens(self) -> None:
-        """Every chunk must carry exactly H*D coefficients, and a sample must decode to the stored actions."""
-        known = self.tokens != datasets.PAD_TOKEN
-        if (known.sum(1) != self.token_len).any():
-            raise DatasetError("tokens.npy and token_len.npy disagree")
-        if int(self.tokens[known].max()) >= len(self.fast):
-            raise DatasetError(f"tokens.npy: id {int(self.tokens[known].max())} is outside the tokenizer's 0..{len(self.fast)}")
-        counts = np.where(known, self.starts[np.where(known, self.tokens, 0)], 0).sum(1)
-        if (counts != COUNT).any():
-            bad = int(np.flatnonzero(counts != COUNT)[0])
-            raise DatasetError(f"tokens.npy: frame {bad} carries {int(counts[bad])} coefficients, expected {COUNT}")
-        q, sample = self.stats["action"], np.linspace(0, len(self.state) - 1, 32).astype(int)
-        errors = [
-            np.abs(absolute_actions(self.fast.decode(self.tokens[i, : self.token_len[i]], ROWS, DIMS), self.state[i], q["q01"], q["q99"], RELATIVE) - self.actions[i]).max()
-            for i in sample
-        ]
-        if np.median(errors) > 0.1 * float((q["q99"] - q["q01"]).max()):  # single clamped outliers are allowed
-            raise DatasetError(f"tokens.npy: chunks decode {np.median(errors):.3f} rad away from actions.npy; tokenizer or stats.json are from another dataset")
-
-    def images(self, index: np.ndarray, shifts: np.ndarray | None) -> np.ndarray:
-        """u8 [B, 2, 96, 96, 3]; ``shifts`` i64 [B, 2, 2] (x, y) moves content right/down, edges repeat."""
-        out = np.empty((len(index), 2, IMAGE, IMAGE, 3), np.uint8)
-        line = np.arange(IMAGE)
-        for j, i in enumerate(index):
-            frame = self.sets[self.set_of[i]].images[self.row_of[i]]
-            out[j] = frame
-            if shifts is not None and shifts[j].any():
-                for c in range(2):
-                    columns, rows = np.clip(line - shifts[j, c, 0], 0, IMAGE - 1), np.clip(line - shifts[j, c, 1], 0, IMAGE - 1)
-                    out[j, c] = out[j, c][rows][:, columns]
-        return out
-
-    def batch(self, index: np.ndarray, rng: np.random.Generator, augment: argparse.Namespace | None, device) -> dict[str, torch.Tensor]:
-        """One batch; with ``augment`` None nothing random but the phrasing."""
-        size = len(index)
-        pixels = self.pixels[index].copy()
-        shifts, y = None, self.y_state[index]
-        if augment:
-            y = y + rng.normal(0.0, augment.state_noise, y.shape)
-            if augment.shift > 0:
-                shifts = rng.integers(-augment.shift, augment.shift + 1, (size, 2, 2)) * (rng.random((size, 1, 1)) < 0.5)
-                pixels[..., :2] += shifts[:, :, None]
-        text = self.prompts.draw(rng, self.target[index], state_bins(y), augment.unknown if augment else 0.0)
-        raw = torch.from_numpy(self.images(index, shifts)).to(device).permute(0, 1, 4, 2, 3)
-        if augment:  # one factor for all channels: hue stays
-            gain, lift = (torch.from_numpy(rng.uniform(*r, (size, 2, 1, 1, 1)).astype(np.float32)).to(device) for r in ((0.8, 1.25), (-20.0, 20.0)))
-            mean = raw[..., ::4, ::4].float().mean((2, 3, 4), keepdim=True)
-            images = torch.addcmul((mean * (1 - gain) + lift) / 255, raw, gain / 255).clamp_(0, 1)
-        else:
-            images = raw.float() / 255
-        length = self.token_len[index]
-        most = int(length.max())
-        tokens = self.tokens[index, :most].astype(np.int64)
-        known = np.arange(most) < length[:, None]
-        tokens = np.where(known, tokens, 0)
-        labels = np.full((size, most + 1), -100)
-        labels[:, :most] = np.where(known, tokens + self.layout.action_offset, -100)
-        labels[np.arange(size), length] = END
-        offsets = np.concatenate([np.zeros((size, 1), np.int64), np.cumsum(np.where(known, self.starts[tokens], 0), 1)], 1)
-        u, v = pixels[..., 0], pixels[..., 1]
-        visible = (pixels[..., 2] > 0.5) & (u >= 0) & (u < IMAGE) & (v >= 0) & (v < IMAGE)
-        step = IMAGE // PATCHES
-        patch = (np.clip(v[:, 0] // step, 0, PATCHES - 1) * PATCHES + np.clip(u[:, 0] // step, 0, PATCHES - 1)).astype(np.int64)
-        patch = np.where(visible[:, 0], patch, -100)
-        patch = np.concatenate([patch, patch[np.arange(size), self.target[index]][:, None]], 1)
-        arrays = {
-            "text": text, "tokens": tokens + self.layout.action_offset, "labels": labels, "offsets": np.where(labels == -100, -100, offsets),
-            "patch": patch, "visible": visible.astype(np.float32), "uv": pixels[..., :2].astype(np.float32),
-            "positions": ((self.positions[index] - self.position_mean) / self.position_scale).astype(np.float32),
-            "chunk": self.y_chunk[index],
-        }
-        return {"images": images, **{k: torch.from_numpy(np.ascontiguousarray(a)).to(device) for k, a in arrays.items()}}
-
-
-def map_targets(uv: torch.Tensor) -> torch.Tensor:
-    """Pixel positions [..., 2] to cell weights [..., 576], bilinear over four cells: the expected cell is the exact position."""
-    cell = IMAGE / CELLS
-    place = (uv / cell - 0.5).clamp(0, CELLS - 1)
-    line = torch.arange(CELLS, device=uv.device)
-    weight = (1 - (place[..., None] - line).abs()).clamp_(min=0)  # [..., 2, 24]
-    return (weight[..., 1, :, None] * weight[..., 0, None, :]).flatten(-2)
-
-
-def losses(policy: Policy, batch: dict[str, torch.Tensor], autocast: bool) -> dict[str, torch.Tensor]:
-    """Every loss term, plus the figures that the progress line shows (``*_right``, ``named_error``)."""
-    device = batch["images"].device
-    with torch.autocast(device.type, torch.bfloat16, enabled=autocast, cache_enabled=device.type != "cpu"):
-        out = policy(batch["images"], batch["text"], batch["tokens"])
-        real = batch["labels"] != -100
-        labels = batch["labels"][real]
-        final = F.linear(out["final"][real], out["head"]).float()
-        early = F.linear(out["exit"][real], out["head"]).float()
-        first = out["final"][:, 0]
-        patch = policy.aux_patch(out["front"]).float().transpose(1, 2)  # [B, 4, 36]
-        position = policy.aux_position(first).float().view(-1, 4, 3)
-        chunk = policy.aux_chunk(first).float()
-        offset = policy.aux_offset(out["exit"][real]).float()
-    terms = {"token": F.cross_entropy(final, labels), "exit": F.cross_entropy(early, labels)}
-    log_map = out["maps"][:, :, :3].log_softmax(-1)
-    surprise = -(map_targets(batch["uv"]) * log_map).sum(-1) * batch["visible"]
-    terms["maps"] = surprise.sum() / batch["visible"].sum().clamp(min=1)
-    per_patch = F.cross_entropy(patch.reshape(-1, 36), batch["patch"].reshape(-1), ignore_index=-100, reduction="none").view(-1, 4)
-    seen = (batch["patch"] != -100).float()
-    terms["patch"] = per_patch[:, :3].sum() / seen[:, :3].sum().clamp(min=1) + per_patch[:, 3].sum() / seen[:, 3].sum().clamp(min=1)
-    distance = (position - batch["positions"]).abs().mean(-1)
-    terms["position"] = 2 * distance[:, :3].mean() + distance[:, 3].mean()
-    terms["chunk"] = (chunk - batch["chunk"]).abs().mean()
-    terms["offset"] = F.cross_entropy(offset, batch["offsets"][real])
-    terms["total"] = sum(WEIGHTS[k] * v for k, v in terms.items())
-    with torch.no_grad():
-        right = final.argmax(-1) == labels
-        terms["right"] = right.float().mean()
-        rows = torch.nonzero(real)[:, 1] == 0
-        terms["first_right"] = right[rows].float().mean()
-        named = batch["patch"][:, 3]
-        terms["named_right"] = ((patch[:, 3].argmax(-1) == named) & (named >= 0)).sum() / (named >= 0).sum().clamp(min=1)
-        terms["named"] = position[:, 3]
-    return terms
+from .bins import BinError
+from .data import COLOURS, Dataset, DatasetError, file_digest
+from .families import FAMILIES
+from .fast import Fast, FastError
+from .graphs import WEIGHTS as WEIGHTS_FILE
+from .graphs import Weights, trunk_state
+from .model import parameter_count
+from .source import Source
+from .text import build_tokenizer
 
 
 class Trainer:
@@ -224,23 +40,44 @@ class Trainer:
         self.device = torch.device("cuda" if args.device == "auto" and torch.cuda.is_available() else "cpu" if args.device == "auto" else args.device)
         torch.manual_seed(args.seed)
         self.rng = np.random.default_rng(args.seed)
-        fast = Fast.load(sets[0].tokenizer_folder)
         self.tokenizer = build_tokenizer(sets[0].meta["phrases"], COLOURS)
-        self.layout = build_layout(self.tokenizer, len(fast))
-        self.source = Source(sets, self.tokenizer, self.layout, fast)
-        self.policy = Policy(Config.of(self.layout), action_features(fast)).to(self.device)
-        self.policy.to(memory_format=torch.channels_last)
+        self.source = Source(sets, self.tokenizer)
+        self.family = FAMILIES[args.family](self.source, self.tokenizer, args)
+        self.policy = self.family.policy()
+        taken = self.start_from_trunk(args.trunk) if args.trunk else set()
+        self.policy.to(self.device, memory_format=torch.channels_last)
         self.average = {k: p.detach().clone() for k, p in self.policy.named_parameters()}
-        self.optimiser = torch.optim.AdamW(
-            [{"params": [p for p in self.policy.parameters() if p.ndim >= 2], "weight_decay": args.weight_decay},
-             {"params": [p for p in self.policy.parameters() if p.ndim < 2], "weight_decay": 0.0}],
-            args.rate, betas=(0.9, 0.98), fused=True)
+        named = list(self.policy.named_parameters())
+        groups = []
+        for old in (False, True):
+            for wide in (True, False):
+                params = [p for k, p in named if (k in taken) == old and (p.ndim >= 2) == wide]
+                if params:
+                    groups.append({"params": params, "weight_decay": args.weight_decay if wide else 0.0, "share": args.trunk_rate if old else 1.0})
+        self.optimiser = torch.optim.AdamW(groups, args.rate, betas=(0.9, 0.98), fused=True)
         self.step, self.elapsed = 0, 0.0
+        self.trunk_digest: str | None = getattr(self, "trunk_digest", None)
         self.workers = ThreadPoolExecutor(args.threads) if args.threads > 1 else None
         self.train_of = [self.source.train[self.source.set_of[self.source.train] == i] for i in range(len(sets))]
         self.order: list[np.ndarray] = []
         self.place: list[int] = []
         self.digests = {name: file_digest(sets[0].folder / name) for name in ("stats.json", "tokenizer/tokenizer.json", "tokenizer/processor_config.json")}
+
+    def start_from_trunk(self, folder: Path) -> set[str]:
+        """Takes the trunk of a FAST bundle; returns the parameters that came from it. Raises DatasetError when it does not fit."""
+        path = folder / WEIGHTS_FILE
+        if not path.is_file():
+            raise DatasetError(f"{path}: missing; --trunk takes a bundle folder of the FAST family")
+        if json.loads((folder / "text" / "tokenizer.json").read_text(encoding="utf-8")) != json.loads(self.tokenizer.to_str()):
+            raise DatasetError(f"{folder / 'text' / 'tokenizer.json'}: the words differ from those of {self.source.sets[0].folder / 'meta.json'}")
+        values = Weights(path).values
+        config = self.policy.config
+        if f"layers.{config.layers - 1}.q" not in values or f"layers.{config.layers}.q" in values or values["embedding"].shape[1] != config.width:
+            raise DatasetError(f"{path}: another network than this one ({config.layers} layers of width {config.width})")
+        self.source.position_mean, self.source.position_scale = (values[f"aux.{k}"].astype(np.float32) for k in ("position_mean", "position_scale"))
+        state = {k: torch.from_numpy(v) for k, v in trunk_state(values, config.layers).items()}
+        self.trunk_digest = file_digest(path)
+        return self.family.start_from(self.policy, state, Fast.load(folder / "tokenizer"))
 
     # -- sampling ---------------------------------------------------------------------------------------------------
     def next_index(self) -> np.ndarray:
@@ -261,6 +98,12 @@ class Trainer:
                 n -= len(part)
         return np.concatenate(chosen)
 
+    def batch(self, index: np.ndarray, rng: np.random.Generator, augment: argparse.Namespace | None) -> dict[str, torch.Tensor]:
+        """Everything the loss terms need of these frames."""
+        batch = self.source.batch(index, rng, augment, self.device)
+        extra = self.family.arrays(index, rng)
+        return batch | {k: torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for k, a in extra.items()}
+
     # -- state ------------------------------------------------------------------------------------------------------
     def save(self, path: Path) -> None:
         """Writes the checkpoint beside the old one, then replaces it in one step."""
@@ -271,7 +114,7 @@ class Trainer:
             "rng": self.rng.bit_generator.state, "torch_rng": torch.get_rng_state(), "order": self.order, "place": self.place,
             "phrases": source.sets[0].meta["phrases"], "digests": self.digests, "datasets": self.dataset_digests,
             "position_mean": source.position_mean, "position_scale": source.position_scale,
-            "max_token_len": int(source.token_len.max()), "arguments": {k: v for k, v in vars(args).items()}, "init": self.init_digest,
+            **self.family.record(), "trunk": self.trunk_digest, "arguments": {k: v for k, v in vars(args).items()}, "init": self.init_digest,
         }
         partial = path.with_name(path.name + ".part")
         torch.save(content, partial)
@@ -280,6 +123,8 @@ class Trainer:
     def restore(self, path: Path, resume: bool) -> None:
         """Takes a checkpoint's weights; with ``resume`` also optimiser, random states and position in the data."""
         content = load_checkpoint(path, self.device)
+        if content.get("family", "fast") != self.family.name:
+            raise DatasetError(f"{path}: is of family {content.get('family', 'fast')}, --family says {self.family.name}")
         for name, digest in self.digests.items():
             if content["digests"].get(name) != digest:
                 raise DatasetError(f"{path}: was trained with another {name} than {self.source.sets[0].folder / name}")
@@ -314,7 +159,7 @@ class Trainer:
         errors, seen = [], 0
         for start in range(0, len(index), 64):
             part = index[start : start + 64]
-            terms = losses(self.policy, source.batch(part, rng, None, self.device), args.bf16)
+            terms = self.family.terms(self.policy, self.batch(part, rng, None), args.bf16)
             named = terms.pop("named").cpu().numpy() * source.position_scale + source.position_mean
             errors.append(np.linalg.norm(named - source.positions[part, 3], axis=1))
             for k, v in terms.items():
@@ -322,7 +167,7 @@ class Trainer:
             seen += len(part)
         mean = {k: v / seen for k, v in sums.items()}
         error_mm = 1000 * np.concatenate(errors)
-        line = (f"held out: token {mean['token']:.3f} acc {mean['right']:.3f} first {mean['first_right']:.3f} exit {mean['exit']:.3f} "
+        line = (f"held out: {self.family.line(mean)} "
                 f"maps {mean['maps']:.2f} chunk {mean['chunk']:.3f} named {np.median(error_mm):.1f}/{np.quantile(error_mm, 0.9):.1f} mm "
                 f"(p50/p90) patch {mean['named_right']:.3f}")
         if chunks:
@@ -332,29 +177,16 @@ class Trainer:
         return line
 
     def _chunks(self, index: np.ndarray, rng: np.random.Generator) -> str:
-        """Greedy chunks of held-out frames: how many decode, and how far the executed rows are from the expert's."""
-        source = self.source
-        batch = source.batch(index, rng, None, self.device)
+        """Whole chunks of held-out frames: how many decode, and how far their first eight rows are from the expert's."""
+        batch = self.batch(index, rng, None)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=False):
-            ids = self.policy.greedy(batch["images"], batch["text"], int(source.token_len.max()) + 4).cpu().numpy()
-        q, arm, grip, complete = source.stats["action"], [], [], 0
-        for row, i in zip(ids, index):
-            carried = np.cumsum([source.starts[a] if a >= 0 else 10**6 for a in row])
-            end = np.flatnonzero(carried == COUNT)
-            if not len(end):
-                continue
-            try:
-                y = source.fast.decode(row[: end[0] + 1], ROWS, DIMS)
-            except FastError:
-                continue
-            complete += 1
-            error = np.abs(absolute_actions(y, source.state[i], q["q01"], q["q99"], RELATIVE) - source.actions[i])[:8]
-            arm.append(error[:, :5].mean())
-            grip.append(error[:, 5].mean())
-        if not complete:
-            return f"greedy chunks: 0 of {len(index)} complete"
-        return (f"greedy chunks: {complete} of {len(index)} complete, first 8 rows off by {1000 * np.mean(arm):.1f} mrad (arm), "
-                f"{1000 * np.mean(grip):.1f} mrad (gripper)")
+            chunks = self.family.chunks(self.policy, batch, index, rng)
+        errors = [np.abs(one[:8] - self.source.actions[i, :8]).mean(0) for one, i in zip(chunks, index) if one is not None]
+        if not errors:
+            return f"chunks: 0 of {len(index)} complete"
+        mean = np.mean(errors, 0)
+        return (f"chunks: {len(errors)} of {len(index)} complete, first 8 rows off by {1000 * mean[:5].mean():.1f} mrad (arm), "
+                f"{1000 * mean[5]:.1f} mrad (gripper)")
 
     @torch.no_grad()
     def _load_parameters(self, values: dict[str, torch.Tensor]) -> None:
@@ -373,7 +205,7 @@ class Trainer:
         one part, not every operator. Parts are summed in order, so the result does not depend on timing.
         """
         def part(piece: dict[str, torch.Tensor]):
-            terms = losses(self.policy, piece, self.args.bf16)
+            terms = self.family.terms(self.policy, piece, self.args.bf16)
             return {k: v.detach() for k, v in terms.items() if k != "named"}, torch.autograd.grad(terms["total"], parameters)
 
         count = self.args.threads if self.device.type == "cpu" else 1
@@ -395,15 +227,15 @@ class Trainer:
             warm = min(1.0, (self.step + 1) / args.warmup)
             rate = args.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
             for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            batch = self.source.batch(self.next_index(), self.rng, args, self.device)
+                group["lr"] = rate * group["share"]
+            batch = self.batch(self.next_index(), self.rng, args)
             terms = self.gradients(batch, parameters)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
             torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - min(args.average, (1 + self.step) / (10 + self.step)))
             self.step += 1
-            for k in ("total", "token", "right"):
+            for k in ("total", *self.family.weights):
                 value = float(terms[k].detach())
                 if not math.isfinite(value):
                     raise FloatingPointError(f"{k} loss is {value} at step {self.step}")
@@ -415,7 +247,7 @@ class Trainer:
                 speed = (self.step - line_step) * args.batch / (now - line_at)
                 with_chunks = now - chunks_at >= 6 * args.every
                 print(f"{100 * self.progress():5.1f} % {self.elapsed / 60:.1f} min step {self.step} {speed:.0f} samples/s rate {rate:.1e} | "
-                      f"train: total {running['total']:.3f} token {running['token']:.3f} acc {running['right']:.3f} | "
+                      f"train: {' '.join(f'{k} {v:.3f}' for k, v in running.items())} | "
                       f"{self.evaluate(64 if with_chunks else 0)}", flush=True)
                 if with_chunks:
                     chunks_at = time.monotonic()
@@ -449,6 +281,12 @@ def parse(argv=None) -> argparse.Namespace:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="go on from --out")
     start.add_argument("--init", type=Path, help="start from another checkpoint's averaged weights")
+    start.add_argument("--trunk", type=Path, help="bins, flow: start stems, prompt, layers and helper heads from this FAST bundle folder")
+    parser.add_argument("--family", choices=sorted(FAMILIES), default="fast", help="how a chunk is predicted")
+    parser.add_argument("--trunk-rate", type=float, default=0.5, help="learning rate of what --trunk brought, as a share of --rate")
+    parser.add_argument("--bin-blur", type=float, default=1.0, help="bins: sigma of the label's spread over its neighbours, in bins; 0: none")
+    parser.add_argument("--flow-time", choices=["uniform", "beta"], default="uniform", help="flow: how tau is drawn; beta is pi0's, more noise")
+    parser.add_argument("--flow-floor", type=float, default=1.0, help="flow: least 1 - tau in the loss weight; 1 weighs the predicted chunk alike at every tau")
     parser.add_argument("--threads", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -480,13 +318,14 @@ def main(argv=None) -> int:
         trainer.init_digest = file_digest(args.init) if args.init else None
         if args.resume or args.init:
             trainer.restore(args.out if args.resume else args.init, args.resume)
-    except (DatasetError, FastError) as error:
+    except (BinError, DatasetError, FastError) as error:
         print(f"endplate-train: {error}", file=sys.stderr)
         return 2
     count = parameter_count(trainer.policy)
-    print(f"{len(source.train)} frames to train on, {len(source.held_out)} held out by scene; vocabulary {trainer.layout.vocabulary} "
-          f"({trainer.layout.text_vocabulary} text + {trainer.layout.action_vocabulary} FAST); tokens a chunk "
-          f"{source.token_len.mean():.1f} mean, {source.token_len.max()} most; prompt {source.prompts.lengths.min()}-{source.prompts.lengths.max()} tokens; "
+    layout = trainer.family.layout
+    print(f"{trainer.family.name}: {len(source.train)} frames to train on, {len(source.held_out)} held out by scene; vocabulary {layout.vocabulary} "
+          f"({layout.text_vocabulary} text + {layout.action_vocabulary} action); {trainer.family.describe()}; "
+          f"prompt {source.prompts.lengths.min()}-{source.prompts.lengths.max()} tokens; "
           f"{count['policy']:,} parameters (+ {count['aux']:,} training only); {trainer.device}, {args.threads} threads", flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     trainer.run(args.out)

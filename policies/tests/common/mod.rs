@@ -27,6 +27,15 @@ pub fn bundle_path() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/pick_cube_fast"), PathBuf::from)
 }
 
+/// One bundle of every family, or only the one named by `ENDPLATE_TEST_BUNDLE`.
+pub fn bundle_paths() -> Vec<PathBuf> {
+    if std::env::var_os("ENDPLATE_TEST_BUNDLE").is_some() {
+        return vec![bundle_path()];
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
+    ["pick_cube_fast", "pick_cube_bins", "pick_cube_flow"].map(|name| folder.join(name)).to_vec()
+}
+
 /// A copy of the bundle that a test may damage.
 pub struct Copy {
     folder: tempfile::TempDir,

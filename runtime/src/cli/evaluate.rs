@@ -216,13 +216,17 @@ pub fn evaluate(arguments: &EvaluateArguments) -> Result<(), CliError> {
         for &engine in &arguments.engine {
             let policy = PolicyArguments { bundle: bundle.clone(), engine, ort_library: arguments.ort_library.clone() };
             // A bundle that does not declare the engine is a row that was not run, not the end of the others.
-            let refusal = match policy.load() {
-                Ok((bundle, _)) => require_fit(&bundle, &robot).map(|()| None)?,
-                Err(CliError::Refused(why)) => Some(why),
+            let (version, refusal) = match policy.load() {
+                Ok((bundle, loaded)) => {
+                    require_fit(&bundle, &robot)?;
+                    (loaded.engine.version, None)
+                }
+                Err(CliError::Refused(why)) => (String::new(), Some(why)),
                 Err(error) => return Err(error),
             };
+            let bundle = policy.open()?;
             for run in conditions(arguments, &policy) {
-                let setting = setting_of(&run, &policy, &robot.source, refusal.is_some())?;
+                let setting = setting_of(&run, &bundle, &version, &robot.source);
                 if settings.iter().any(|(other, _)| *other == setting) {
                     continue;
                 }
@@ -281,19 +285,12 @@ fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-fn setting_of(
-    run: &RunArguments,
-    policy: &PolicyArguments,
-    robot: &str,
-    is_refused: bool,
-) -> Result<Setting, CliError> {
-    let bundle = policy.open()?;
-    let version = if is_refused { String::new() } else { policy.load()?.1.engine.version };
-    Ok(Setting {
+fn setting_of(run: &RunArguments, bundle: &Bundle, engine_version: &str, robot: &str) -> Setting {
+    Setting {
         bundle: bundle.spec().name.clone(),
         bundle_digest: bundle.digest().to_owned(),
-        engine: word(policy.engine),
-        engine_version: version,
+        engine: word(run.policy.engine),
+        engine_version: engine_version.to_owned(),
         precision: bundle.spec().precision.name().to_owned(),
         robot: robot.to_owned(),
         task: word(run.task),
@@ -301,7 +298,7 @@ fn setting_of(
         images: word(run.images),
         shift_colour: run.shift_colour,
         latency: run.latency.clone().unwrap_or_default(),
-    })
+    }
 }
 
 /// Plays the episodes of a row that are not recorded yet.
@@ -348,7 +345,8 @@ fn play(
             refused: inference.causes.total(),
             tokens: inference.tokens,
             passes: inference.passes,
-            rows: (after.motion_s - before.motion_s) / period_s,
+            // A difference of sums: rounded, so that it does not depend on what came before.
+            rows: ((after.motion_s - before.motion_s) / period_s * 1e6).round() / 1e6,
             limited: after.limited - before.limited,
             deadline_misses: after.deadline_misses - before.deadline_misses,
             ladder: std::array::from_fn(|rung| ladder_after[rung] - ladder_before[rung]),

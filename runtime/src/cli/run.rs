@@ -54,6 +54,10 @@ pub struct RunArguments {
     /// Write the report as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Record joints, commands, every observation and every answer as MCAP, for any ROS 2 tool and for `replay`.
+    #[cfg(feature = "mcap")]
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// Save what the cameras see, as PNG, twice a second.
     #[arg(long, value_name = "DIR")]
     pub save_frames: Option<PathBuf>,
@@ -93,7 +97,8 @@ pub enum Task {
     /// The cubes stay where they are until they are touched.
     #[default]
     Static,
-    /// The named cube drifts, or is shoved to another place, while the arm is on its way; the seed says which.
+    /// The named cube drifts, or is shoved to another place, while the arm is on its way, as the seed says; 12 s instead
+    /// of 20.
     Moving,
 }
 

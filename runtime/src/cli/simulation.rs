@@ -20,7 +20,7 @@ use endplate_sim::model::Model;
 use endplate_sim::moving::CubeMotion;
 use endplate_sim::robot::{SimOptions, SimRobot};
 use endplate_sim::scene::Scene;
-use endplate_sim::task::{self, COLOURS, Judge, Outcome, TIME_LIMIT};
+use endplate_sim::task::{self, COLOURS, Judge, MOVING_TIME_LIMIT, Outcome, TIME_LIMIT};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -50,6 +50,7 @@ pub struct Bench<'a> {
     latency: Latency,
     lateness: Samples,
     saver: Option<FrameSaver>,
+    recorder: Tape,
     view: View,
     /// The present of simulated time.
     now: Instant,
@@ -72,6 +73,7 @@ pub fn run(
     let clock = Arc::new(MonotonicClock::new());
     let publish_clock = on_real_clock.then(|| Arc::clone(&clock));
     publish(arguments, &bench.spec, publish_clock, &mut bench.control, &bench.view)?;
+    bench.record(bundle, on_real_clock.then_some(&*clock))?;
     let mut per_episode = Vec::new();
     for index in 0..episodes {
         let (episode, _) =
@@ -83,6 +85,7 @@ pub fn run(
         ));
         per_episode.push(episode);
     }
+    bench.recorder.finish(&mut bench.control, &mut bench.inference, &bench.view)?;
     bench.view.finish();
     let beside = arguments.json.as_ref().filter(|_| bench.latency.is_measured() && !on_real_clock);
     if let Some(path) = arguments.write_trace.clone().or_else(|| beside.map(|json| json.with_extension("trace"))) {
@@ -283,6 +286,7 @@ impl<'a> Bench<'a> {
             latency: Latency::new(latency_model(arguments)?),
             lateness: Samples::with_capacity(1 << 20),
             faults: runtime_faults(&faults),
+            recorder: Tape::default(),
             body_faults,
             spec,
             world,
@@ -315,6 +319,43 @@ impl<'a> Bench<'a> {
     /// The inference counters since the last call.
     pub fn take_inference_counts(&mut self) -> InferenceCounts {
         self.inference.take_counts()
+    }
+
+    /// Starts the recording that was asked for.
+    #[cfg(feature = "mcap")]
+    fn record(&mut self, bundle: &Bundle, clock: Option<&MonotonicClock>) -> Result<(), CliError> {
+        use endplate_runtime::recorder::{Recorder, RecorderOptions};
+        let Some(path) = &self.arguments.record else { return Ok(()) };
+        // The Unix time of instant 0; simulated time stays as it is.
+        let epoch = clock.map_or(Duration::ZERO, |clock| {
+            let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            unix.saturating_sub(Duration::from_nanos(clock.now().as_nanos()))
+        });
+        let metadata = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("bundle", bundle.spec().name.clone()),
+            ("bundle_digest", bundle.digest().to_owned()),
+            ("robot", self.spec.name.clone()),
+            ("clock", if clock.is_some() { "real" } else { "simulated" }.to_owned()),
+            ("seed", self.arguments.seed.0.to_string()),
+        ];
+        let (recorder, ends) = Recorder::create(RecorderOptions {
+            path: path.clone(),
+            joints: self.spec.joints.iter().map(|joint| joint.name.clone()).collect(),
+            cameras: bundle.spec().cameras.iter().map(|slot| slot.name.clone()).collect(),
+            epoch,
+            metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
+        })
+        .map_err(CliError::input)?;
+        self.control.set_records(Some(ends.ticks));
+        self.inference.set_tap(Some(ends.tap));
+        self.recorder = Tape { recorder: Some(recorder), failed: None };
+        Ok(())
+    }
+
+    #[cfg(not(feature = "mcap"))]
+    fn record(&mut self, _: &Bundle, _: Option<&MonotonicClock>) -> Result<(), CliError> {
+        Ok(())
     }
 
     fn plan(&self, index: u64) -> Plan {
@@ -366,6 +407,13 @@ impl<'a> Bench<'a> {
         self.control.tick(now, &nothing);
     }
 
+    fn time_limit(&self) -> Duration {
+        match self.arguments.task {
+            Task::Static => TIME_LIMIT,
+            Task::Moving => MOVING_TIME_LIMIT,
+        }
+    }
+
     fn activate(&mut self, now: Instant) -> Result<(), CliError> {
         self.control.activate(now, self.inference.epoch()).map_err(CliError::failed)
     }
@@ -382,9 +430,10 @@ impl<'a> Bench<'a> {
             self.warm_up(now);
         }
         self.activate(now)?;
-        let mut watcher = Watcher::new(&plan, &self.world, now, self.successes);
+        let mut watcher = Watcher::new(&plan, self.time_limit(), &self.world, now, self.successes);
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
+        let tape = &mut self.recorder;
         let begin = now;
         now = simulated::run(
             &mut Simulated {
@@ -402,7 +451,10 @@ impl<'a> Bench<'a> {
             begin,
             TIME_LIMIT + WARM_UP + Duration::from_secs(1),
             period,
-            |now, tick| watcher.look(now, start, tick, &world, view, events, saver.as_mut(), index),
+            |now, tick| {
+                tape.pump(view);
+                watcher.look(now, start, tick, &world, view, events, saver.as_mut(), index)
+            },
         );
         self.now = now.saturating_add(period);
         self.end(&plan, &watcher, begin, now)
@@ -422,9 +474,10 @@ impl<'a> Bench<'a> {
         let begin = clock.now();
         self.world.advance_to(begin);
         self.activate(begin)?;
-        let mut watcher = Watcher::new(&plan, &self.world, begin, self.successes);
+        let mut watcher = Watcher::new(&plan, self.time_limit(), &self.world, begin, self.successes);
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
+        let tape = &mut self.recorder;
         let mut plant = |now| world.advance_to(now);
         let rights = realtime::run(
             realtime::Realtime {
@@ -443,7 +496,7 @@ impl<'a> Bench<'a> {
             start,
             TIME_LIMIT + WARM_UP + Duration::from_secs(1),
             period,
-            |now, tick| match tick {
+            |now, tick| match tick.inspect(|_| tape.pump(view)) {
                 Some(tick) => watcher.look(now, start, tick, &self.world, view, events, saver.as_mut(), index),
                 None => Flow::Continue,
             },
@@ -475,6 +528,54 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// A recording under way, if one was asked for. The robot goes on when it cannot be written; the run then fails at its end.
+#[derive(Default)]
+struct Tape {
+    #[cfg(feature = "mcap")]
+    recorder: Option<endplate_runtime::recorder::Recorder>,
+    #[cfg(feature = "mcap")]
+    failed: Option<String>,
+}
+
+#[cfg(feature = "mcap")]
+impl Tape {
+    fn pump(&mut self, view: &View) {
+        if let Some(recorder) = &mut self.recorder
+            && let Err(error) = recorder.pump()
+        {
+            view.line(&format!("recording stopped: {error}"));
+            self.failed = Some(error.to_string());
+            self.recorder = None;
+        }
+    }
+
+    fn finish(
+        &mut self,
+        control: &mut ControlLoop,
+        inference: &mut InferenceLoop,
+        view: &View,
+    ) -> Result<(), CliError> {
+        control.set_records(None);
+        inference.set_tap(None);
+        if let Some(recorder) = self.recorder.take() {
+            let counts = recorder.finish(control.counts().records_dropped).map_err(CliError::failed)?;
+            let of = |key: &str| counts.get(key).cloned().unwrap_or_default();
+            let (ticks, answers) = (of("control_periods_dropped"), of("inferences_dropped"));
+            view.line(&format!("recording  {ticks} control periods and {answers} inferences dropped"));
+        }
+        self.failed.take().map_or(Ok(()), |message| Err(CliError::Failed(message)))
+    }
+}
+
+#[cfg(not(feature = "mcap"))]
+impl Tape {
+    fn pump(&mut self, _: &View) {}
+
+    fn finish(&mut self, _: &mut ControlLoop, _: &mut InferenceLoop, _: &View) -> Result<(), CliError> {
+        Ok(())
+    }
+}
+
 /// Judges one episode and shows what happens.
 struct Watcher {
     judge: Judge,
@@ -485,8 +586,8 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(plan: &Plan, world: &SimRobot, begin: Instant, successes: usize) -> Self {
-        Self { judge: Judge::new(plan.target, &world.cubes()), begin, outcome: None, successes }
+    fn new(plan: &Plan, limit: Duration, world: &SimRobot, begin: Instant, successes: usize) -> Self {
+        Self { judge: Judge::with_limit(plan.target, &world.cubes(), limit), begin, outcome: None, successes }
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -2,6 +2,7 @@
 //! leftmost of equals) until none is left. The same order as Hugging Face `tokenizers`.
 
 use super::bytes::{byte_to_char, token_bytes};
+use super::matcher::{Matcher, Stack};
 use super::pretokenize::pieces;
 use crate::EncodeError;
 use std::cmp::Reverse;
@@ -26,8 +27,8 @@ pub(crate) struct Bpe {
     /// Id of each single byte.
     byte_ids: Vec<Option<u32>>,
     merges: Vec<Merge>,
-    /// `(left, right)` as one key, its rank; sorted by key.
-    ranks: Vec<(u64, u32)>,
+    /// A pair and its rank; sorted.
+    ranks: Vec<((u32, u32), u32)>,
 }
 
 /// Working memory of [`Bpe::encode`], sized once.
@@ -36,6 +37,7 @@ pub(crate) struct Scratch {
     symbols: Vec<Symbol>,
     /// Candidate merges: lowest rank first, then leftmost.
     queue: BinaryHeap<Reverse<(u32, u32)>>,
+    stack: Stack,
 }
 
 /// An element of the doubly linked list of a piece; `NONE` ends it.
@@ -54,7 +56,25 @@ impl Scratch {
     pub(crate) fn new(codes: usize) -> Self {
         let bytes = 4 * codes;
         // A queue entry per adjacent pair, and at most two more for each merge.
-        Self { symbols: Vec::with_capacity(bytes), queue: BinaryHeap::with_capacity(3 * bytes) }
+        Self {
+            symbols: Vec::with_capacity(bytes),
+            queue: BinaryHeap::with_capacity(3 * bytes),
+            stack: Stack::new(codes),
+        }
+    }
+
+    /// Appends a symbol to the list of a piece.
+    fn push(&mut self, id: u32) {
+        let at = self.symbols.len() as u32;
+        let previous = at.checked_sub(1).unwrap_or(NONE);
+        self.symbols.push(Symbol { id, previous, next: at + 1, is_merged_away: false });
+    }
+
+    /// Ends the list.
+    fn close(&mut self) {
+        if let Some(last) = self.symbols.last_mut() {
+            last.next = NONE;
+        }
     }
 }
 
@@ -77,8 +97,8 @@ impl Bpe {
                 byte_ids[usize::from(byte)] = Some(id);
             }
         }
-        let mut ranks: Vec<(u64, u32)> =
-            (0u32..).zip(&merges).map(|(rank, merge)| (key(merge.left, merge.right), rank)).collect();
+        let mut ranks: Vec<((u32, u32), u32)> =
+            (0u32..).zip(&merges).map(|(rank, merge)| ((merge.left, merge.right), rank)).collect();
         ranks.sort_unstable();
         Self { names, bytes, starts, byte_ids, merges, ranks }
     }
@@ -113,15 +133,59 @@ impl Bpe {
         self.byte_ids[usize::from(byte)]
     }
 
+    /// The smallest code point up to `last` that the single bytes cannot spell, and the first byte it lacks.
+    pub(crate) fn first_missing(&self, last: u32) -> Option<(u8, u32)> {
+        if self.byte_ids.iter().all(Option::is_some) {
+            return None;
+        }
+        (0..=last).find_map(|code| {
+            let mut buffer = [0; 4];
+            let text = char::from_u32(code)?.encode_utf8(&mut buffer).as_bytes();
+            text.iter().find(|&&byte| self.id_of_byte(byte).is_none()).map(|&byte| (byte, code))
+        })
+    }
+
     fn rank(&self, left: u32, right: u32) -> Option<u32> {
-        let at = self.ranks.binary_search_by_key(&key(left, right), |entry| entry.0).ok()?;
+        let at = self.ranks.binary_search_by_key(&(left, right), |entry| entry.0).ok()?;
         Some(self.ranks[at].1)
     }
 
-    /// Appends the ids of `codes`, which are Unicode scalar values.
-    pub(crate) fn encode(&self, codes: &[u32], scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+    /// The linear encoder, where the merges are as training makes them; `zero_code` is the code point of
+    /// coefficient zero. Checked against merging by rank for every token.
+    pub(crate) fn matcher(&self, zero_code: u32) -> Option<Matcher> {
+        let merges: Vec<(u32, u32, u32)> = self.merges.iter().map(|m| (m.left, m.right, m.merged)).collect();
+        let bytes_of = |id| self.bytes_of(id).unwrap_or_default();
+        let matcher = Matcher::new(self.len(), bytes_of, &self.byte_ids, &merges, zero_code)?;
+        let longest = (0..self.len() as u32).map(|id| bytes_of(id).len()).max().unwrap_or(0);
+        let scratch = std::cell::RefCell::new(Scratch::new(longest.div_ceil(4)));
+        let encodes_to_itself = |id: u32| {
+            let mut scratch = scratch.borrow_mut();
+            scratch.symbols.clear();
+            for &byte in bytes_of(id) {
+                let Some(id) = self.id_of_byte(byte) else { return false };
+                scratch.push(id);
+            }
+            scratch.close();
+            self.merge(&mut scratch);
+            scratch.symbols.first().is_some_and(|symbol| symbol.id == id && symbol.next == NONE)
+        };
+        matcher.covers(encodes_to_itself).then_some(matcher)
+    }
+
+    /// Appends the ids of `codes`, which are Unicode scalar values; by `matcher` where there is one.
+    pub(crate) fn encode(
+        &self,
+        matcher: Option<&Matcher>,
+        codes: &[u32],
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
         for piece in pieces(codes) {
-            self.split_bytes(&codes[piece], scratch)?;
+            let piece = &codes[piece];
+            if matcher.is_some_and(|matcher| matcher.encode(piece, &mut scratch.stack, ids)) {
+                continue;
+            }
+            self.split_bytes(piece, scratch)?;
             self.merge(scratch);
             ids.extend(scratch.symbols.iter().filter(|symbol| !symbol.is_merged_away).map(|symbol| symbol.id));
         }
@@ -130,26 +194,21 @@ impl Bpe {
 
     /// Fills the list with the single-byte ids of a piece.
     fn split_bytes(&self, piece: &[u32], scratch: &mut Scratch) -> Result<(), EncodeError> {
-        let symbols = &mut scratch.symbols;
-        symbols.clear();
+        scratch.symbols.clear();
         for &code in piece {
             let mut buffer = [0; 4];
             let text = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER).encode_utf8(&mut buffer);
             for &byte in text.as_bytes() {
                 let id = self.id_of_byte(byte).ok_or(EncodeError::MissingByte { byte, code })?;
-                let at = symbols.len() as u32;
-                let previous = at.checked_sub(1).unwrap_or(NONE);
-                symbols.push(Symbol { id, previous, next: at + 1, is_merged_away: false });
+                scratch.push(id);
             }
         }
-        if let Some(last) = symbols.last_mut() {
-            last.next = NONE;
-        }
+        scratch.close();
         Ok(())
     }
 
     fn merge(&self, scratch: &mut Scratch) {
-        let Scratch { symbols, queue } = scratch;
+        let Scratch { symbols, queue, .. } = scratch;
         queue.clear();
         for (at, pair) in (0u32..).zip(symbols.windows(2)) {
             if let Some(rank) = self.rank(pair[0].id, pair[1].id) {
@@ -186,10 +245,6 @@ impl Bpe {
     }
 }
 
-fn key(left: u32, right: u32) -> u64 {
-    (u64::from(left) << 32) | u64::from(right)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,7 +266,12 @@ mod tests {
     fn spell(bpe: &Bpe, text: &str) -> Vec<String> {
         let codes: Vec<u32> = text.chars().map(u32::from).collect();
         let mut ids = Vec::new();
-        bpe.encode(&codes, &mut Scratch::new(codes.len()), &mut ids).unwrap();
+        bpe.encode(None, &codes, &mut Scratch::new(codes.len()), &mut ids).unwrap();
+        if let Some(matcher) = bpe.matcher(97) {
+            let mut linear = Vec::new();
+            bpe.encode(Some(&matcher), &codes, &mut Scratch::new(codes.len()), &mut linear).unwrap();
+            assert_eq!(linear, ids, "{text:?}");
+        }
         ids.iter().map(|&id| bpe.names()[id as usize].clone()).collect()
     }
 
@@ -242,7 +302,7 @@ mod tests {
         let names = Bpe::alphabet().into_iter().filter(|name| name != "b").collect();
         let bpe = Bpe::new(names, Vec::new());
         let mut ids = Vec::new();
-        let got = bpe.encode(&[0x61, 0x62], &mut Scratch::new(2), &mut ids);
+        let got = bpe.encode(None, &[0x61, 0x62], &mut Scratch::new(2), &mut ids);
         assert_eq!(got, Err(EncodeError::MissingByte { byte: b'b', code: 0x62 }));
     }
 }

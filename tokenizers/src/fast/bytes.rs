@@ -77,6 +77,12 @@ impl Utf8Reader {
         Ok((self.missing == 0).then_some(self.code))
     }
 
+    /// Inside a character: the smallest scalar value it can still become.
+    pub(crate) fn smallest_end(&self) -> Option<u32> {
+        let rest = u32::from(self.missing.checked_sub(1)?);
+        Some(((self.code << 6) | u32::from(self.low & 0x3f)) << (6 * rest))
+    }
+
     /// True inside a character.
     pub(crate) fn is_dangling(&self) -> bool {
         self.missing > 0
@@ -107,6 +113,24 @@ mod tests {
         assert_eq!(token_bytes("Å¢"), [0xc5, 0xa2]);
         assert_eq!(token_bytes("\u{0}G"), [0, b'G']);
         assert_eq!(token_bytes("\u{80}"), [0xc2, 0x80]);
+    }
+
+    #[test]
+    fn the_smallest_end_of_every_beginning_is_the_smallest_character_that_begins_so() {
+        let mut smallest = std::collections::BTreeMap::new();
+        for c in '\0'..=char::MAX {
+            let mut buffer = [0; 4];
+            let bytes = c.encode_utf8(&mut buffer).as_bytes();
+            for length in 1..bytes.len() {
+                smallest.entry(bytes[..length].to_vec()).or_insert(u32::from(c));
+            }
+        }
+        for (beginning, wanted) in smallest {
+            let mut reader = Utf8Reader::default();
+            beginning.iter().for_each(|&byte| assert_eq!(reader.push(byte), Ok(None)));
+            assert_eq!(reader.smallest_end(), Some(wanted), "{beginning:x?}");
+        }
+        assert_eq!(Utf8Reader::default().smallest_end(), None);
     }
 
     #[test]

@@ -4,59 +4,100 @@
 //! transformed alone. With H rows,
 //! `C[k, j] = s_k · Σ_i A[i, j] · cos(π (2i + 1) k / 2H)`, `s_0 = √(1/H)`, `s_k = √(2/H)`,
 //! which is `scipy.fft.dct(A, axis=0, norm="ortho")`. The matrix is orthogonal, so its transpose
-//! is the inverse. H is some tens of rows: a plain product is exact to the last bits and takes
-//! microseconds, where a fast transform would only add rounding paths.
+//! is the inverse. H is some tens of rows and most coefficients are zero, so products with half of the matrix (see
+//! [`Dct`]) are as fast as a fast transform would be, and simple to bound.
 
+use super::simd::ROWS;
 use std::f64::consts::PI;
 
-/// The `[H, H]` matrix of one horizon.
+/// Tables of one horizon.
+///
+/// Cosines are symmetric in time: row `H − 1 − i` of frequency `k` is `(−1)^k` times row `i`. So half a column of
+/// each frequency is enough, and even and odd frequencies are summed apart.
 #[derive(Clone, Debug)]
 pub(crate) struct Dct {
     horizon: usize,
     /// `[k, i]` row-major: frequency k, time i.
     matrix: Vec<f64>,
+    /// `[k, lanes]`: the first half of each row, zero-padded, divided by the scale.
+    basis: Vec<f64>,
+    lanes: usize,
+    /// Even and odd frequencies apart, in blocks of `ROWS`: `[block, i, ROWS]`, zero-padded.
+    packed: [Vec<f64>; 2],
 }
 
 impl Dct {
-    /// Table for `horizon` rows (at least 1).
-    pub(crate) fn new(horizon: usize) -> Self {
+    /// Tables for `horizon` rows (at least 1); the inverse divides by `scale`.
+    pub(crate) fn new(horizon: usize, scale: f64) -> Self {
         let mut matrix = Vec::with_capacity(horizon * horizon);
         let first = (1.0 / horizon as f64).sqrt();
         let other = (2.0 / horizon as f64).sqrt();
         for k in 0..horizon {
-            let scale = if k == 0 { first } else { other };
+            let norm = if k == 0 { first } else { other };
             for i in 0..horizon {
-                matrix.push(scale * cos_pi_ratio((2 * i + 1) * k, 2 * horizon));
+                matrix.push(norm * cos_pi_ratio((2 * i + 1) * k, 2 * horizon));
             }
         }
-        Self { horizon, matrix }
+        let half = horizon.div_ceil(2);
+        let lanes = half.next_multiple_of(4);
+        let mut basis = vec![0.0; horizon * lanes];
+        for (into, row) in basis.chunks_exact_mut(lanes).zip(matrix.chunks_exact(horizon)) {
+            for (into, value) in into.iter_mut().zip(&row[..half]) {
+                *into = value / scale;
+            }
+        }
+        let packed = [0, 1].map(|parity| {
+            let mut packed = Vec::new();
+            let frequencies: Vec<usize> = (parity..horizon).step_by(2).collect();
+            for block in frequencies.chunks(ROWS) {
+                for i in 0..half {
+                    packed.extend((0..ROWS).map(|at| block.get(at).map_or(0.0, |k| matrix[k * horizon + i])));
+                }
+            }
+            packed
+        });
+        Self { horizon, matrix, basis, lanes, packed }
     }
 
     /// Entry of frequency `k` at time `i`.
-    #[cfg(test)]
     pub(crate) fn entry(&self, k: usize, i: usize) -> f64 {
         self.matrix[k * self.horizon + i]
     }
 
-    /// Time to frequency: `[H, D]` row-major to `[H, D]`. No allocation.
+    /// Rows that differ, `⌈H / 2⌉`.
+    pub(crate) fn half(&self) -> usize {
+        self.horizon.div_ceil(2)
+    }
+
+    /// Length of a padded half column.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    pub(crate) fn basis(&self) -> &[f64] {
+        &self.basis
+    }
+
+    pub(super) fn packed(&self, parity: usize) -> &[f64] {
+        &self.packed[parity]
+    }
+
+    /// One coefficient by the plain sum in the order of time: what decides where a rounding is close.
+    pub(crate) fn coefficient(&self, frequency: usize, dim: usize, dims: usize, actions: &[f64]) -> f64 {
+        let weights = &self.matrix[frequency * self.horizon..][..self.horizon];
+        let mut sum = 0.0;
+        for (weight, row) in weights.iter().zip(actions.chunks_exact(dims)) {
+            sum += weight * row[dim];
+        }
+        sum
+    }
+
+    /// Time to frequency by the plain sums: `[H, D]` row-major to `[H, D]`. No allocation.
     pub(crate) fn forward(&self, dims: usize, actions: &[f64], coefficients: &mut [f64]) {
         for (k, out) in coefficients.chunks_exact_mut(dims).enumerate() {
             out.fill(0.0);
             let weights = &self.matrix[k * self.horizon..][..self.horizon];
             for (weight, row) in weights.iter().zip(actions.chunks_exact(dims)) {
-                for (sum, value) in out.iter_mut().zip(row) {
-                    *sum += weight * value;
-                }
-            }
-        }
-    }
-
-    /// Frequency to time: the transpose of [`forward`](Self::forward). No allocation.
-    pub(crate) fn inverse(&self, dims: usize, coefficients: &[f64], actions: &mut [f64]) {
-        for (i, out) in actions.chunks_exact_mut(dims).enumerate() {
-            out.fill(0.0);
-            for (k, row) in coefficients.chunks_exact(dims).enumerate() {
-                let weight = self.matrix[k * self.horizon + i];
                 for (sum, value) in out.iter_mut().zip(row) {
                     *sum += weight * value;
                 }
@@ -86,7 +127,7 @@ mod tests {
     #[test]
     fn the_matrix_is_orthogonal() {
         for horizon in [1, 2, 3, 5, 8, 16, 50, 100] {
-            let dct = Dct::new(horizon);
+            let dct = Dct::new(horizon, 1.0);
             for a in 0..horizon {
                 for b in 0..horizon {
                     let dot: f64 = (0..horizon).map(|i| dct.entry(a, i) * dct.entry(b, i)).sum();
@@ -101,26 +142,13 @@ mod tests {
     fn matrices_equal_the_reference() {
         let misc: serde_json::Value = serde_json::from_str(include_str!("../../tests/data/misc.json")).unwrap();
         for (horizon, rows) in misc["dct_matrix"].as_object().unwrap() {
-            let dct = Dct::new(horizon.parse().unwrap());
+            let dct = Dct::new(horizon.parse().unwrap(), 1.0);
             for (k, row) in rows.as_array().unwrap().iter().enumerate() {
                 for (i, value) in row.as_array().unwrap().iter().enumerate() {
                     let difference = dct.entry(k, i) - value.as_f64().unwrap();
                     assert!(difference.abs() < 1e-14, "H {horizon} [{k}, {i}]: {difference:e}");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn inverse_undoes_forward() {
-        let (horizon, dims) = (16, 3);
-        let dct = Dct::new(horizon);
-        let actions: Vec<f64> = (0..horizon * dims).map(|n| ((n * 37 % 101) as f64) / 50.0 - 1.0).collect();
-        let (mut there, mut back) = (vec![0.0; actions.len()], vec![0.0; actions.len()]);
-        dct.forward(dims, &actions, &mut there);
-        dct.inverse(dims, &there, &mut back);
-        for (a, b) in actions.iter().zip(&back) {
-            assert!((a - b).abs() < 1e-14);
         }
     }
 }

@@ -56,6 +56,21 @@ pub enum LoadError {
         /// The missing token.
         token: String,
     },
+    /// A coefficient in range that no tokens can spell: upstream drops such bytes and shortens the chunk.
+    #[error(
+        "{file}: model.vocab has no token for byte {byte:#04x}, which coefficient {coefficient} (code point {code:#x}) \
+         needs; fit the tokenizer with all 256 bytes, or declare a max_token below it"
+    )]
+    MissingByte {
+        /// File.
+        file: String,
+        /// The byte without a token.
+        byte: u8,
+        /// Smallest coefficient that needs it.
+        coefficient: i32,
+        /// Its code point.
+        code: u32,
+    },
     /// The same pair twice: its rank would be ambiguous.
     #[error("{file}: model.merges[{rank}] repeats model.merges[{first}], {left:?} + {right:?}; remove one")]
     DuplicateMerge {
@@ -116,6 +131,14 @@ pub enum FitError {
         /// Coefficient after scaling.
         value: f64,
     },
+    /// Upstream's alphabet leaves a coefficient in range without a token for one of its bytes.
+    #[error("no chunk shows byte {byte:#04x}, which coefficient {coefficient} needs; fit with all 256 bytes instead")]
+    Unspellable {
+        /// The byte.
+        byte: u8,
+        /// Smallest coefficient that needs it.
+        coefficient: i32,
+    },
     /// The coefficients span more values than allowed (the vocabulary size, as upstream).
     #[error("coefficients run from {min} to {max}, more than {limit} values; lower the scale or raise vocab_size")]
     RangeTooWide {
@@ -157,12 +180,17 @@ pub enum SaveError {
 #[derive(Copy, Clone, PartialEq, Debug, Error)]
 pub enum CodecError {
     /// A chunk of no values, or more than memory allows.
-    #[error("horizon {horizon} and dims {dims}: both must be at least 1 and their product at most {limit}")]
+    #[error(
+        "horizon {horizon} and dims {dims}: both must be at least 1, horizon at most {rows} and their product at most \
+         {limit}"
+    )]
     Shape {
         /// H asked for.
         horizon: usize,
         /// D asked for.
         dims: usize,
+        /// Largest H.
+        rows: usize,
         /// Largest H·D.
         limit: usize,
     },
@@ -177,6 +205,14 @@ pub enum CodecError {
         made_horizon: Option<usize>,
         /// D the tokenizer declares, if it does.
         made_dims: Option<usize>,
+    },
+    /// The coefficient limits are not `[H, D]`.
+    #[error("{got} coefficient limits, {needed} (horizon · dims) are needed")]
+    Limits {
+        /// H·D.
+        needed: usize,
+        /// Length given.
+        got: usize,
     },
     /// The margin is negative or not finite.
     #[error("action margin {margin}: it must be a finite number, at least 0")]

@@ -2,11 +2,11 @@
 //!
 //! The first is Hugging Face's byte-level BPE, merges spelled `"a b"` or `["a", "b"]`. Settings
 //! that would change ids are refused rather than ignored. The second carries FAST's own numbers:
-//! `scale`, `min_token`, `vocab_size`, and optionally `max_token`, `time_horizon`, `action_dim`;
-//! its other fields are not read.
+//! `scale`, `min_token`, `vocab_size`, and optionally `max_token`, `time_horizon`, `action_dim`,
+//! `coefficient_limits`; its other fields are not read.
 
 use super::bpe::{Bpe, Merge};
-use super::{FastTokenizer, LoadError, SaveError, Tables};
+use super::{FastTokenizer, LoadError, Parts, SaveError, Tables, is_shape};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,8 @@ struct ProcessorJson {
     time_horizon: Option<usize>,
     #[serde(default)]
     action_dim: Option<usize>,
+    #[serde(default)]
+    coefficient_limits: Option<Vec<Vec<u32>>>,
 }
 
 pub(super) fn read_dir(dir: &Path) -> Result<FastTokenizer, LoadError> {
@@ -120,9 +122,14 @@ pub(super) fn parse(tokenizer: &[u8], processor: &[u8], label: &str) -> Result<F
     let merges = merges(json.model.merges, &names, &file)?;
     let bpe = Bpe::new(names, merges);
 
-    let file = Named(format!("{label}/{PROCESSOR}"));
-    let json: ProcessorJson = file.json(processor)?;
-    Ok(FastTokenizer { tables: Arc::new(check_processor(&json, bpe, &file)?) })
+    let processor_file = Named(format!("{label}/{PROCESSOR}"));
+    let json: ProcessorJson = processor_file.json(processor)?;
+    let parts = check_processor(&json, bpe, &processor_file)?;
+    if let Some((byte, code)) = parts.bpe.first_missing(parts.max_token.abs_diff(parts.min_token)) {
+        let coefficient = parts.min_token + code as i32;
+        return Err(LoadError::MissingByte { file: file.0, byte, coefficient, code });
+    }
+    Ok(FastTokenizer { tables: Arc::new(Tables::new(parts)) })
 }
 
 /// A file under its name in errors.
@@ -230,7 +237,7 @@ fn merges(list: Vec<MergeJson>, names: &[String], file: &Named) -> Result<Vec<Me
     Ok(merges)
 }
 
-fn check_processor(json: &ProcessorJson, bpe: Bpe, file: &Named) -> Result<Tables, LoadError> {
+fn check_processor(json: &ProcessorJson, bpe: Bpe, file: &Named) -> Result<Parts, LoadError> {
     if !(json.scale.is_normal() && json.scale > 0.0) {
         return Err(file.field("scale", json.scale, "it must be a finite number above 0 (usually 10)"));
     }
@@ -244,7 +251,15 @@ fn check_processor(json: &ProcessorJson, bpe: Bpe, file: &Named) -> Result<Table
             return Err(file.field(field, 0, "it must be at least 1, or null"));
         }
     }
-    Ok(Tables {
+    if let (Some(horizon), Some(dims)) = (json.time_horizon, json.action_dim)
+        && !is_shape(horizon, dims)
+    {
+        let value = format!("{horizon} with action_dim = {dims}");
+        let remedy = "a chunk has at most 1024 rows and 65536 values";
+        return Err(file.field("time_horizon", value, remedy));
+    }
+    let limits = check_limits(json, file)?;
+    Ok(Parts {
         bpe,
         scale: json.scale,
         min_token,
@@ -252,7 +267,19 @@ fn check_processor(json: &ProcessorJson, bpe: Bpe, file: &Named) -> Result<Table
         is_max_declared: json.max_token.is_some(),
         horizon: json.time_horizon,
         dims: json.action_dim,
+        limits,
     })
+}
+
+/// The limits, `[H, D]` of the declared shape.
+fn check_limits(json: &ProcessorJson, file: &Named) -> Result<Option<Vec<u32>>, LoadError> {
+    let Some(rows) = &json.coefficient_limits else { return Ok(None) };
+    let shape = format!("{} rows", rows.len());
+    let is_declared = json.time_horizon == Some(rows.len());
+    if !is_declared || rows.iter().any(|row| Some(row.len()) != json.action_dim) {
+        return Err(file.field("coefficient_limits", shape, "it must be time_horizon rows of action_dim numbers"));
+    }
+    Ok(Some(rows.concat()))
 }
 
 /// `min_token` and `max_token` as i32 whose sums with any code point are i32 too.
@@ -332,7 +359,7 @@ struct TokenizerOut<'a> {
 }
 
 #[derive(Serialize)]
-struct ProcessorOut {
+struct ProcessorOut<'a> {
     processor_class: &'static str,
     scale: f64,
     min_token: i32,
@@ -341,6 +368,8 @@ struct ProcessorOut {
     vocab_size: u32,
     time_horizon: Option<usize>,
     action_dim: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coefficient_limits: Option<Vec<&'a [u32]>>,
 }
 
 pub(super) fn to_bytes(tokenizer: &FastTokenizer) -> Result<(Vec<u8>, Vec<u8>), SaveError> {
@@ -379,6 +408,7 @@ pub(super) fn to_bytes(tokenizer: &FastTokenizer) -> Result<(Vec<u8>, Vec<u8>), 
         vocab_size: tokenizer.vocab_size(),
         time_horizon: tables.horizon,
         action_dim: tables.dims,
+        coefficient_limits: tables.limits.as_ref().zip(tables.dims).map(|(l, dims)| l.chunks(dims).collect()),
     };
     let files = (serde_json::to_vec_pretty(&model)?, serde_json::to_vec_pretty(&processor)?);
     if parse(&files.0, &files.1, "saved")? != *tokenizer {

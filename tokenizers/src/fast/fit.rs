@@ -1,9 +1,12 @@
 //! Fitting: range of the coefficients, then merges over their text.
 
+use super::bpe::Bpe;
+use super::bytes::byte_to_char;
 use super::dct::Dct;
 use super::pretokenize::pieces;
-use super::{FastTokenizer, FitError, MAX_VALUES, Tables, train};
-use std::collections::BTreeMap;
+use super::train::{Goal, train};
+use super::{FastTokenizer, FitError, Parts, Tables, is_shape};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Options of [`FastTokenizer::fit`]; the defaults are those of the released FAST processor.
@@ -25,6 +28,18 @@ impl Default for FitOptions {
     }
 }
 
+/// Which tokens training begins with.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(super) enum Alphabet {
+    /// The 256 bytes.
+    Bytes,
+    /// What the released processor's `fit` gives its trainer, and the bytes that the data shows.
+    Upstream,
+}
+
+/// Upstream's `max_token_length`.
+const UPSTREAM_LENGTH: usize = 10_000;
+
 /// Code points from here to U+DFFF are surrogates.
 const FIRST_SURROGATE: u32 = 0xd800;
 
@@ -33,9 +48,10 @@ pub(super) fn fit<'a>(
     horizon: usize,
     dims: usize,
     options: &FitOptions,
+    alphabet: Alphabet,
 ) -> Result<FastTokenizer, FitError> {
     let needed = check_options(horizon, dims, options)?;
-    let dct = Dct::new(horizon);
+    let dct = Dct::new(horizon, options.scale);
     let mut spectrum = vec![0.0; needed];
     let mut coefficients: Vec<i32> = Vec::new();
     for (chunk, actions) in chunks.into_iter().enumerate() {
@@ -72,8 +88,26 @@ pub(super) fn fit<'a>(
             *counts.entry(text.into_bytes()).or_default() += 1;
         }
     }
-    let bpe = train::train(&counts, options.vocab_size as usize, options.min_frequency);
-    let tables = Tables {
+    let goal = Goal {
+        alphabet: match alphabet {
+            Alphabet::Bytes => Bpe::alphabet(),
+            Alphabet::Upstream => upstream_alphabet(&counts, max.abs_diff(min)),
+        },
+        vocab_size: options.vocab_size as usize,
+        min_frequency: options.min_frequency,
+        length_limit: if alphabet == Alphabet::Upstream { UPSTREAM_LENGTH } else { usize::MAX },
+    };
+    let bpe = train(&counts, goal);
+    if let Some((byte, code)) = bpe.first_missing(max.abs_diff(min)) {
+        return Err(FitError::Unspellable { byte, coefficient: min + code as i32 });
+    }
+    let mut limits = vec![0; needed];
+    for chunk in coefficients.chunks_exact(needed) {
+        for (limit, coefficient) in limits.iter_mut().zip(chunk) {
+            *limit = coefficient.unsigned_abs().max(*limit);
+        }
+    }
+    let parts = Parts {
         bpe,
         scale: options.scale,
         min_token: min,
@@ -81,8 +115,16 @@ pub(super) fn fit<'a>(
         is_max_declared: true,
         horizon: Some(horizon),
         dims: Some(dims),
+        limits: Some(limits),
     };
-    Ok(FastTokenizer { tables: Arc::new(tables) })
+    Ok(FastTokenizer { tables: Arc::new(Tables::new(parts)) })
+}
+
+/// `chr(0) ..= chr(last)` as they are and the printable characters of the bytes in the data, in order of code points.
+fn upstream_alphabet(pieces: &BTreeMap<Vec<u8>, u64>, last: u32) -> Vec<String> {
+    let seen = pieces.keys().flatten().map(|&byte| byte_to_char(byte));
+    let characters: BTreeSet<char> = (0..=last).filter_map(char::from_u32).chain(seen).collect();
+    characters.into_iter().map(String::from).collect()
 }
 
 /// Checks the options; returns `H·D`.
@@ -97,8 +139,10 @@ fn check_options(horizon: usize, dims: usize, options: &FitOptions) -> Result<us
     if options.vocab_size > 1 << 24 {
         return refuse("vocab_size", f64::from(options.vocab_size), "it must be at most 16777216");
     }
-    match horizon.checked_mul(dims) {
-        Some(needed) if (1..=MAX_VALUES).contains(&needed) => Ok(needed),
-        _ => refuse("horizon · dims", horizon as f64 * dims as f64, "it must be between 1 and 65536"),
+    if is_shape(horizon, dims) {
+        Ok(horizon * dims)
+    } else {
+        let remedy = "it must be between 1 and 65536, with at most 1024 rows";
+        refuse("horizon · dims", horizon as f64 * dims as f64, remedy)
     }
 }

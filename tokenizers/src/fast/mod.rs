@@ -10,6 +10,10 @@
 //! Rounding is the only lossy step; each coefficient comes back within half a step, `0.5 / scale`.
 //! Decoding runs backwards and checks everything: see [`DecodeError`](crate::DecodeError).
 //!
+//! **Speed.** Each token's coefficients are known from loading, so decoding adds one half column of
+//! cosines for each coefficient that is not zero; encoding takes the longest token that fits, see
+//! `matcher.rs`. `README.md` of the crate has the measurements.
+//!
 //! **Range.** A fitted tokenizer records the largest coefficient of its data (`max_token` in
 //! `processor_config.json`); encoding and decoding refuse more. A file without `max_token` (FAST+
 //! and every other published one) gets the largest coefficient its vocabulary can spell, which for
@@ -17,7 +21,8 @@
 //! `min_token` encoding clamps, by FAST's definition, and [`Encoded`](crate::Encoded) counts it.
 //!
 //! **Reproducibility.** Ids depend on `cos` of the platform's mathematics library only where a
-//! scaled coefficient lies within about 1e-13 of a half.
+//! scaled coefficient lies within about 1e-13 of a half. They do not depend on the processor: where
+//! a rounding is close, the plain sum in the order of time decides.
 
 mod bpe;
 mod bytes;
@@ -26,7 +31,12 @@ mod dct;
 mod error;
 mod file;
 mod fit;
+mod matcher;
+mod modes;
+mod pairs;
 mod pretokenize;
+mod runs;
+mod simd;
 mod train;
 mod unicode;
 #[cfg(test)]
@@ -35,13 +45,25 @@ mod vectors;
 pub use codec::FastCodec;
 pub use error::{CodecError, FitError, LoadError, SaveError};
 pub use fit::FitOptions;
+pub use modes::{Anytime, Repair, Repaired};
 
 use bpe::Bpe;
+use matcher::Matcher;
+use runs::Runs;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Most values of one chunk (`H·D`) a codec accepts.
 const MAX_VALUES: usize = 1 << 16;
+
+/// Most rows of one chunk: the cosine table grows with the square.
+const MAX_HORIZON: usize = 1 << 10;
+
+/// Whether a chunk may have this shape.
+fn is_shape(horizon: usize, dims: usize) -> bool {
+    let values = horizon.checked_mul(dims);
+    horizon <= MAX_HORIZON && values.is_some_and(|values| (1..=MAX_VALUES).contains(&values))
+}
 
 /// A FAST tokenizer: vocabulary, merges, scale and coefficient range. Cheap to clone.
 ///
@@ -62,6 +84,33 @@ struct Tables {
     is_max_declared: bool,
     horizon: Option<usize>,
     dims: Option<usize>,
+    /// Largest |coefficient| by frequency and dimension, `[H, D]` of the declared shape.
+    limits: Option<Vec<u32>>,
+    runs: Runs,
+    /// Absent where the merges are not as training makes them.
+    matcher: Option<Matcher>,
+}
+
+/// What [`Tables`] are made of.
+struct Parts {
+    bpe: Bpe,
+    scale: f64,
+    min_token: i32,
+    max_token: i32,
+    is_max_declared: bool,
+    horizon: Option<usize>,
+    dims: Option<usize>,
+    limits: Option<Vec<u32>>,
+}
+
+impl Tables {
+    fn new(parts: Parts) -> Self {
+        let Parts { bpe, scale, min_token, max_token, is_max_declared, horizon, dims, limits } = parts;
+        let runs = Runs::new(&bpe, min_token, max_token);
+        // A code point no text has stands for "zero" where zero is below the range.
+        let matcher = bpe.matcher(u32::try_from(-min_token).unwrap_or(u32::MAX));
+        Self { bpe, scale, min_token, max_token, is_max_declared, horizon, dims, limits, runs, matcher }
+    }
 }
 
 impl FastTokenizer {
@@ -78,7 +127,8 @@ impl FastTokenizer {
     /// # Errors
     /// [`LoadError`] where the files would give other ids than the tokenizer they were saved from
     /// (unknown BPE options, another splitter, added tokens), contradict themselves, or carry a
-    /// scale or range that cannot be used. Bytes missing from the vocabulary are allowed, see
+    /// scale, range or shape that cannot be used; [`LoadError::MissingByte`] where a coefficient in
+    /// range has no spelling. Bytes that no coefficient in range needs may be missing, see
     /// [`missing_bytes`](Self::missing_bytes).
     pub fn from_bytes(tokenizer_json: &[u8], processor_config: &[u8], label: &str) -> Result<Self, LoadError> {
         file::parse(tokenizer_json, processor_config, label)
@@ -97,7 +147,25 @@ impl FastTokenizer {
         dims: usize,
         options: &FitOptions,
     ) -> Result<Self, FitError> {
-        fit::fit(chunks, horizon, dims, options)
+        fit::fit(chunks, horizon, dims, options, fit::Alphabet::Bytes)
+    }
+
+    /// Fits as the released processor's `fit` does: the same vocabulary and merges, id by id.
+    ///
+    /// Its alphabet is `chr(0) ..= chr(max − min)` as they are, beside the printable characters of the bytes that the
+    /// data showed. So a byte the data did not show has no token, and a coefficient in range may have no spelling.
+    /// [`fit`](Self::fit) has neither gap; use this one to train what upstream will read, or to compare.
+    ///
+    /// # Errors
+    /// See [`FitError`]; where the gaps leave a coefficient in range without spelling,
+    /// [`FitError::Unspellable`] says which, as loading the files would.
+    pub fn fit_upstream<'a>(
+        chunks: impl IntoIterator<Item = &'a [f64]>,
+        horizon: usize,
+        dims: usize,
+        options: &FitOptions,
+    ) -> Result<Self, FitError> {
+        fit::fit(chunks, horizon, dims, options, fit::Alphabet::Upstream)
     }
 
     /// Writes `tokenizer.json` (which Hugging Face `tokenizers` loads) and `processor_config.json`
@@ -154,6 +222,13 @@ impl FastTokenizer {
         self.tables.is_max_declared
     }
 
+    /// Largest |quantised coefficient| of each frequency and dimension in the data the tokenizer was fitted on,
+    /// `[H, D]` row-major, if the files declare them. They are what bounds the error of an
+    /// [anytime](FastCodec::finish_anytime) chunk; checked decoding does not use them.
+    pub fn coefficient_limits(&self) -> Option<&[u32]> {
+        self.tables.limits.as_deref()
+    }
+
     /// H the files declare, if they do.
     pub fn horizon(&self) -> Option<usize> {
         self.tables.horizon
@@ -164,8 +239,8 @@ impl FastTokenizer {
         self.tables.dims
     }
 
-    /// Bytes without a token, ascending. Empty for a full alphabet. Encoding a coefficient that
-    /// needs one is refused with [`EncodeError::MissingByte`](crate::EncodeError::MissingByte).
+    /// Bytes without a token, ascending. Empty for a full alphabet. No coefficient in range needs
+    /// one of them: loading checks that.
     pub fn missing_bytes(&self) -> Vec<u8> {
         (0..=255u8).filter(|&byte| self.tables.bpe.id_of_byte(byte).is_none()).collect()
     }

@@ -65,7 +65,7 @@ fn contraction(text: &[u32]) -> Option<usize> {
 }
 
 fn run(text: &[u32], kind: Class) -> usize {
-    text.iter().take_while(|&&code| class(code) == kind).count()
+    text.iter().position(|&code| class(code) != kind).unwrap_or(text.len())
 }
 
 #[cfg(test)]

@@ -23,11 +23,23 @@ struct PairUse {
     words: Vec<u32>,
 }
 
+/// What is learned, and from where.
+pub(crate) struct Goal {
+    /// First tokens, in id order; every byte of the pieces has its printable character among them.
+    pub(crate) alphabet: Vec<String>,
+    pub(crate) vocab_size: usize,
+    /// A pair seen less often is not merged (at least 1).
+    pub(crate) min_frequency: u64,
+    /// Pairs that come up during training and would make a token of this many bytes or more are not counted.
+    pub(crate) length_limit: usize,
+}
+
 /// Trains on `pieces` (UTF-8 bytes → occurrences) until the vocabulary has `vocab_size` tokens or
-/// no pair occurs `min_frequency` times (at least once).
-pub(crate) fn train(pieces: &BTreeMap<Vec<u8>, u64>, vocab_size: usize, min_frequency: u64) -> Bpe {
-    let mut names = Bpe::alphabet();
+/// no pair occurs `min_frequency` times.
+pub(crate) fn train(pieces: &BTreeMap<Vec<u8>, u64>, goal: Goal) -> Bpe {
+    let Goal { alphabet: mut names, vocab_size, min_frequency, length_limit } = goal;
     let alphabet = Bpe::new(names.clone(), Vec::new());
+    let mut lengths: Vec<usize> = vec![1; names.len()];
     let mut ids: HashMap<String, u32> = names.iter().cloned().zip(0..).collect();
     let mut words: Vec<Word> = pieces
         .iter()
@@ -68,6 +80,7 @@ pub(crate) fn train(pieces: &BTreeMap<Vec<u8>, u64>, vocab_size: usize, min_freq
         let merged = *known.entry(pair).or_insert_with(|| {
             let name = format!("{}{}", names[pair.0 as usize], names[pair.1 as usize]);
             let merged = *ids.entry(name.clone()).or_insert_with(|| {
+                lengths.push(lengths[pair.0 as usize] + lengths[pair.1 as usize]);
                 names.push(name);
                 (names.len() - 1) as u32
             });
@@ -80,6 +93,10 @@ pub(crate) fn train(pieces: &BTreeMap<Vec<u8>, u64>, vocab_size: usize, min_freq
             let count = word.count;
             merge_word(&mut word.symbols, pair, merged, |changed, is_new| {
                 if changed == pair {
+                    return;
+                }
+                let length = lengths[changed.0 as usize] + lengths[changed.1 as usize];
+                if is_new && length >= length_limit {
                     return;
                 }
                 let used = uses.entry(changed).or_default();
@@ -136,7 +153,8 @@ mod tests {
 
     fn learn(pieces: &[(&str, u64)], vocab_size: usize, min_frequency: u64) -> Vec<String> {
         let pieces = pieces.iter().map(|(text, count)| (text.as_bytes().to_vec(), *count)).collect();
-        let bpe = train(&pieces, vocab_size, min_frequency);
+        let alphabet = Bpe::alphabet();
+        let bpe = train(&pieces, Goal { alphabet, vocab_size, min_frequency, length_limit: usize::MAX });
         bpe.merges()
             .iter()
             .map(|m| format!("{} {}", bpe.names()[m.left as usize], bpe.names()[m.right as usize]))

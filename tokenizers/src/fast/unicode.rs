@@ -19,8 +19,29 @@ pub(crate) enum Class {
     Mark,
 }
 
-/// Class of a code point. Real-time: a table search, no allocation.
+/// Below this the classes are one look-up, and engines of all Unicode versions agree.
+const FROZEN: usize = 0x558;
+
+static CLASSES: [Class; FROZEN] = {
+    let mut classes = [Class::Mark; FROZEN];
+    let mut code = 0;
+    while code < FROZEN {
+        classes[code] = search(code as u32);
+        code += 1;
+    }
+    classes
+};
+
+/// Class of a code point. Real-time: a look-up or a table search, no allocation.
+#[inline]
 pub(crate) fn class(code: u32) -> Class {
+    match CLASSES.get(code as usize) {
+        Some(&class) => class,
+        None => search(code),
+    }
+}
+
+const fn search(code: u32) -> Class {
     if code < 0x80 {
         return match code {
             0x41..=0x5a | 0x61..=0x7a => Class::Letter,
@@ -41,13 +62,22 @@ pub(crate) fn class(code: u32) -> Class {
 }
 
 /// White_Space above ASCII; U+001C–001F and U+200B are not in it.
-fn is_space(code: u32) -> bool {
+const fn is_space(code: u32) -> bool {
     matches!(code, 0x85 | 0xa0 | 0x1680 | 0x2000..=0x200a | 0x2028 | 0x2029 | 0x202f | 0x205f | 0x3000)
 }
 
-fn contains(table: &[(u32, u32)], code: u32) -> bool {
-    let after = table.partition_point(|range| range.0 <= code);
-    after > 0 && code <= table[after - 1].1
+const fn contains(table: &[(u32, u32)], code: u32) -> bool {
+    // The first range that begins after the code, by bisection.
+    let (mut low, mut high) = (0, table.len());
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if table[middle].0 <= code {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low > 0 && code <= table[low - 1].1
 }
 
 /// `\p{L}`, inclusive ranges in ascending order.

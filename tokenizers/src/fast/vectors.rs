@@ -3,6 +3,7 @@
 //! FAST+ itself is third-party data, see `fast_plus`.
 
 use super::FastTokenizer;
+use super::Repair;
 use super::pretokenize::pieces;
 use crate::{DecodeError, EncodeError, Progress};
 use serde::Deserialize;
@@ -42,8 +43,23 @@ struct DecodeCase {
     time_horizon: usize,
     action_dim: usize,
     tokens: Vec<u32>,
+    raw_bytes_hex: String,
+    lossy_codepoints: Vec<u32>,
+    upstream_ok: bool,
+    upstream_decoded: Vec<Vec<f64>>,
+    relaxed_decoded: Vec<Vec<f64>>,
     checked_error: Option<String>,
     checked_decoded: Option<Vec<Vec<f64>>>,
+    anytime_rows: AnytimeRows,
+    anytime_decoded: Option<Vec<Vec<f64>>>,
+}
+
+/// Rows of coefficients an anytime chunk uses, or why there is none.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnytimeRows {
+    Rows(usize),
+    Refused(String),
 }
 
 /// How many cases were compared.
@@ -78,7 +94,7 @@ fn kind(error: DecodeError) -> &'static str {
         DecodeError::WrongLength { .. } => "too_long",
         DecodeError::CoefficientOutOfRange { .. } => "coefficient",
         DecodeError::ActionOutOfRange { .. } => "action",
-        DecodeError::WrongShape { .. } => "shape",
+        other => other.kind(),
     }
 }
 
@@ -98,7 +114,7 @@ fn check_encode(tokenizer: &FastTokenizer, case: &EncodeCase, counts: &mut Count
     let mut codec = tokenizer.codec(case.time_horizon, case.action_dim).unwrap();
     let mut ids = vec![7; 3];
     let result = codec.encode(&case.chunk.concat(), &mut ids);
-    close(name, &codec.spectrum, &case.dct.concat(), 1e-12);
+    close(name, &codec.spectrum(), &case.dct.concat(), 1e-12);
     if !case.decode_ok {
         // Upstream dropped bytes here and could not decode its own ids.
         assert!(matches!(result, Err(EncodeError::CoefficientOutOfRange { .. })), "{name}: {result:?}");
@@ -156,11 +172,105 @@ fn check_decode(tokenizer: &FastTokenizer, case: &DecodeCase) {
             close(name, &out, &case.checked_decoded.as_ref().unwrap().concat(), 1e-9);
         }
     }
+    let bytes: Vec<String> = case
+        .tokens
+        .iter()
+        .flat_map(|&id| tokenizer.tables.bpe.bytes_of(id).unwrap_or_default())
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    assert_eq!(bytes.concat(), case.raw_bytes_hex, "{name}");
+    check_modes(tokenizer, case);
     // Pushed, it must not come out as a chunk either, whatever the model says next.
     codec.reset();
     let pushed = case.tokens.iter().try_for_each(|&id| codec.push(id).map(|_| ()));
     let finished = pushed.and_then(|()| codec.finish(&mut out));
     assert_eq!(finished.is_ok(), case.checked_error.is_none(), "{name}");
+}
+
+/// Anytime, relaxed and upstream decoding of one case.
+fn check_modes(tokenizer: &FastTokenizer, case: &DecodeCase) {
+    let name = &case.name;
+    let mut codec = tokenizer.codec(case.time_horizon, case.action_dim).unwrap();
+    let needed = case.time_horizon * case.action_dim;
+    let mut out = vec![7.0; needed];
+    let anytime = codec.decode_anytime(&case.tokens, &mut out, 0.0);
+    match (&case.anytime_rows, anytime) {
+        (AnytimeRows::Rows(rows), Ok(anytime)) => {
+            assert_eq!(anytime.frequencies, *rows, "{name}");
+            assert_eq!(anytime.share, *rows as f64 / case.time_horizon as f64, "{name}");
+            close(name, &out, &case.anytime_decoded.as_ref().unwrap().concat(), 1e-9);
+            // More than is there is refused, and leaves the output alone.
+            out.fill(7.0);
+            let more = codec.decode_anytime(&case.tokens, &mut out, anytime.share + 1e-9);
+            let is_whole = *rows == case.time_horizon;
+            assert!(matches!(more, Err(DecodeError::TooFew { frequencies, .. }) if frequencies == *rows), "{name}");
+            assert!(out.iter().all(|&value| value == 7.0), "{name}");
+            let half = codec.decode_anytime(&case.tokens, &mut out, 0.5);
+            assert_eq!(half.is_ok(), is_whole || 2 * rows >= case.time_horizon, "{name}");
+        }
+        (AnytimeRows::Refused(wanted), Err(error)) => {
+            assert_eq!(kind(error), wanted, "{name}");
+            assert!(out.iter().all(|&value| value == 7.0), "{name}: written despite the error");
+        }
+        (_, got) => panic!("{name}: {got:?}"),
+    }
+    let relaxed = codec.decode_repaired(&case.tokens, Repair::Relaxed, &mut out).unwrap();
+    close(name, &out, &case.relaxed_decoded.concat(), 1e-9);
+    let upstream = codec.decode_repaired(&case.tokens, Repair::Upstream, &mut out).unwrap();
+    close(name, &out, &case.upstream_decoded.concat(), 1e-9);
+    assert_eq!(upstream, relaxed, "{name}");
+    assert_eq!(!upstream.is_wrong_length(), case.upstream_ok, "{name}");
+    let read = needed + upstream.surplus - upstream.missing;
+    assert_eq!(read, case.lossy_codepoints.len(), "{name}");
+    let replaced = case.lossy_codepoints.iter().filter(|&&code| code == 0xfffd).count();
+    assert_eq!(upstream.replaced_characters, replaced, "{name}");
+    // What was made up is not left behind as a chunk.
+    assert!(codec.finish(&mut out).is_err(), "{name}");
+}
+
+/// The processor's wide instructions change nothing, not even the last bit.
+#[test]
+fn both_builds_of_the_loops_give_the_same_bits() {
+    let tokenizer = FastTokenizer::from_dir(data().join("tok_synth_50x7")).unwrap();
+    let vectors: Vectors = read(&data().join("synth_50x7.json"));
+    for case in &vectors.encode {
+        let mut wide = tokenizer.codec(case.time_horizon, case.action_dim).unwrap();
+        let mut narrow = wide.clone().baseline();
+        let chunk = case.chunk.concat();
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        assert_eq!(wide.encode(&chunk, &mut a), narrow.encode(&chunk, &mut b));
+        assert_eq!(a, b);
+        assert_eq!(wide.spectrum(), narrow.spectrum());
+        let (mut x, mut y) = (vec![0.0; chunk.len()], vec![0.0; chunk.len()]);
+        assert_eq!(wide.decode(&a, &mut x), narrow.decode(&b, &mut y));
+        assert_eq!(x, y);
+    }
+}
+
+#[test]
+fn trained_tokenizers_take_the_linear_encoder() {
+    let tokenizer = FastTokenizer::from_dir(data().join("tok_synth_50x7")).unwrap();
+    assert!(tokenizer.tables.matcher.is_some());
+}
+
+/// In f32, as a policy keeps chunks, decoding stays within 1e-5 and encoding gives the same ids.
+#[test]
+fn chunks_kept_in_f32_give_the_same_ids() {
+    let tokenizer = FastTokenizer::from_dir(data().join("tok_synth_50x7")).unwrap();
+    let vectors: Vectors = read(&data().join("synth_50x7.json"));
+    let mut compared = 0;
+    for case in vectors.encode.iter().filter(|case| case.tie_free && case.decode_ok) {
+        let mut codec = tokenizer.codec(case.time_horizon, case.action_dim).unwrap();
+        let mut out = vec![0.0; case.time_horizon * case.action_dim];
+        codec.decode(&case.tokens, &mut out).unwrap();
+        let rounded: Vec<f64> = out.iter().map(|&value| f64::from(value as f32)).collect();
+        close(&case.name, &rounded, &case.decoded.as_ref().unwrap().concat(), 1e-5);
+        let mut ids = Vec::new();
+        codec.encode(&rounded, &mut ids).unwrap();
+        assert_eq!(ids, case.tokens, "{}", case.name);
+        compared += 1;
+    }
+    assert_eq!(compared, 31);
 }
 
 #[test]
@@ -184,7 +294,7 @@ fn fast_plus_agrees_with_the_official_processor() {
         return;
     };
     let tokenizer = FastTokenizer::from_dir(&dir).unwrap();
-    assert!(tokenizer.missing_bytes().is_empty());
+    assert!(tokenizer.missing_bytes().is_empty() && tokenizer.tables.matcher.is_some());
     assert_eq!(tokenizer.max_token(), -354 + 0x10_ffff);
     let vectors: Vectors = read(&dir.join("fastplus_50x7.json"));
     let counts = check(&tokenizer, &vectors);

@@ -1,0 +1,222 @@
+//! `endplate bench`: measured tables, one JSON object a row.
+//!
+//! A benchmark is an entry of [`BENCHES`]: a name, a sentence, and a function that returns rows. Ratios come from
+//! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
+
+mod tokenizer;
+
+use super::error::{CliError, write};
+use clap::Args;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// One row of a table: keys with their unit.
+pub type Row = Map<String, Value>;
+
+/// A benchmark.
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&BenchArguments) -> Result<Vec<Row>, CliError>,
+}
+
+const BENCHES: &[Bench] = &[Bench {
+    name: "tokenizer",
+    about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
+    run: tokenizer::rows,
+}];
+
+/// Arguments of `endplate bench`.
+#[derive(Args)]
+pub struct BenchArguments {
+    /// Which benchmark; `--list` names them.
+    #[arg(required_unless_present = "list")]
+    name: Option<String>,
+    /// List the benchmarks.
+    #[arg(long)]
+    list: bool,
+    /// Write the rows here, one JSON object a line; `-` for standard output.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// tokenizer: a Python with numpy, scipy and tokenizers, to compare with; without it only our side is measured.
+    #[arg(long)]
+    peer: Option<PathBuf>,
+    /// tokenizer: a folder with FAST+'s tokenizer.json, processor_config.json and, to measure 50 × 7 chunks, the
+    /// reference vectors fastplus_50x7.json.
+    #[arg(long)]
+    fast_plus: Option<PathBuf>,
+    /// Windows of each side, at least 2; published figures use 20 or more.
+    #[arg(long, default_value_t = 24)]
+    windows: usize,
+    /// Timed calls in a window.
+    #[arg(long, default_value_t = 400)]
+    calls: usize,
+}
+
+/// Runs a benchmark, prints its table and writes its rows.
+pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
+    if arguments.list {
+        for bench in BENCHES {
+            println!("{:<12} {}", bench.name, bench.about);
+        }
+        return Ok(());
+    }
+    let name = arguments.name.as_deref().unwrap_or_default();
+    let Some(bench) = BENCHES.iter().find(|bench| bench.name == name) else {
+        let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
+        return Err(CliError::Input(format!("bench {name}: unknown; one of {}", names.join(", "))));
+    };
+    if arguments.windows < 2 || arguments.calls < 10 {
+        return Err(CliError::Input("--windows must be at least 2 and --calls at least 10".to_owned()));
+    }
+    let mut rows = (bench.run)(arguments)?;
+    for row in &mut rows {
+        row.insert("bench".to_owned(), name.into());
+        row.insert("machine".to_owned(), machine().into());
+        row.insert("clock".to_owned(), "monotonic, read around each call".into());
+        row.insert("build".to_owned(), build().into());
+    }
+    let lines: String = rows.iter().map(|row| format!("{}\n", Value::Object(row.clone()))).collect();
+    match &arguments.json {
+        Some(path) if path.as_os_str() == "-" => print!("{lines}"),
+        Some(path) => write(path, lines)?,
+        None => {}
+    }
+    if arguments.json.as_ref().is_none_or(|path| path.as_os_str() != "-") {
+        print_table(&rows);
+    }
+    Ok(())
+}
+
+/// One line a row; what many rows have in common is printed where it changes.
+fn print_table(rows: &[Row]) {
+    println!("{}; monotonic clock, read around each call; {}", machine(), build());
+    let shared = ["chunks", "peer", "chunk_count", "tokens_mean", "non_zero_share", "windows", "calls_per_window"];
+    let hidden = ["bench", "machine", "clock", "build", "what", "ids_equal_to_peer"];
+    let cell = |key: &str, value: &Value| match value {
+        Value::String(text) => format!("{key}: {text}"),
+        value => format!("{key} {value}"),
+    };
+    let mut last = Vec::new();
+    for row in rows {
+        let common: Vec<String> = shared.iter().filter_map(|&key| Some(cell(key, row.get(key)?))).collect();
+        if common != last {
+            println!("\n{}", common.join(", "));
+            last = common;
+        }
+        let own = row.iter().filter(|(key, _)| ![&shared[..], &hidden].concat().contains(&key.as_str()));
+        let own: Vec<String> = own.map(|(key, value)| cell(key, value)).collect();
+        println!("  {:<22}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
+    }
+}
+
+fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("").trim_matches([' ', '\t', ':']);
+    let model = if model.is_empty() { std::env::consts::ARCH } else { model };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("");
+    format!("{model}, {cores} cores, load {load}")
+}
+
+fn build() -> &'static str {
+    if cfg!(debug_assertions) { "debug build" } else { "release build" }
+}
+
+/// Percentiles of many timed calls, in the unit given.
+#[derive(Clone, Default, Debug)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Adds calls.
+    pub fn extend(&mut self, values: impl IntoIterator<Item = f64>) {
+        self.0.extend(values);
+    }
+
+    /// The p-quantile (nearest rank), 0..=1; NaN of nothing.
+    pub fn quantile(&self, p: f64) -> f64 {
+        quantile(&self.0, p)
+    }
+
+    /// p50, p99, p99.9 and max under `prefix_…_unit`.
+    pub fn put(&self, row: &mut Row, prefix: &str, unit: &str) {
+        for (name, p) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
+            row.insert(format!("{prefix}_{name}_{unit}"), json!(rounded(self.quantile(p))));
+        }
+    }
+}
+
+/// The p-quantile by nearest rank.
+pub fn quantile(values: &[f64], p: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let rank = (p * sorted.len() as f64).ceil().max(1.0) as usize;
+    sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
+}
+
+/// Four significant digits: what a timing is good for.
+pub fn rounded(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let factor = 10f64.powi(3 - value.abs().log10().floor() as i32);
+    (value * factor).round() / factor
+}
+
+/// Ratio of two sides from their windows' medians: median and bootstrap 95 % interval.
+#[derive(Copy, Clone, Debug)]
+pub struct Ratio {
+    /// Median of the windows' ratios.
+    pub median: f64,
+    /// Lower and upper end.
+    pub interval: (f64, f64),
+}
+
+impl Ratio {
+    /// `theirs / ours` by window; resampled 2,000 times with a fixed seed.
+    pub fn new(theirs: &[f64], ours: &[f64]) -> Self {
+        let ratios: Vec<f64> = theirs.iter().zip(ours).map(|(a, b)| a / b).collect();
+        let mut state = 1u64;
+        let mut draw = |end: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) as usize * end) >> 31
+        };
+        let medians: Vec<f64> = (0..2000)
+            .map(|_| {
+                let sample: Vec<f64> = (0..ratios.len()).map(|_| ratios[draw(ratios.len())]).collect();
+                quantile(&sample, 0.5)
+            })
+            .collect();
+        let interval = (quantile(&medians, 0.025), quantile(&medians, 0.975));
+        Self { median: quantile(&ratios, 0.5), interval }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_nearest_ranks() {
+        let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        let quantiles = [0.5, 0.99, 0.999, 1.0].map(|p| quantile(&values, p));
+        assert_eq!(quantiles, [50.0, 99.0, 100.0, 100.0]);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn the_interval_of_a_steady_ratio_is_narrow_and_of_a_shaky_one_wide() {
+        let steady = Ratio::new(&[20.0; 24], &[1.0; 24]);
+        assert_eq!((steady.median, steady.interval), (20.0, (20.0, 20.0)));
+        let theirs: Vec<f64> = (0..24).map(|n| f64::from(n + 1)).collect();
+        let shaky = Ratio::new(&theirs, &[1.0; 24]);
+        assert!(shaky.interval.0 < shaky.median && shaky.median < shaky.interval.1);
+    }
+
+    #[test]
+    fn rounding_keeps_four_digits() {
+        assert_eq!([1234.56, 0.000_123_456, 0.0, 99_999.0].map(rounded), [1235.0, 0.000_123_5, 0.0, 100_000.0]);
+    }
+}
