@@ -122,7 +122,7 @@ fn a_key_of_another_family_is_refused_with_what_to_write() {
         (|t| replace_line(t, "steps =", "steps = 0"), &["flow.steps = 0", "between 1"]),
         (|t| replace_line(t, "max_prefix_rows =", "max_prefix_rows = 16"), &["flow.max_prefix_rows = 16", "fewer"]),
         (|t| replace_line(t, "time =", "time = \"per_chunk\""), &["flow.time = per_chunk", "per_row"]),
-        (|t| t.replace("step_ms", "token_ms"), &["budget.token_ms", "budget.step_ms"]),
+        (|t| t.replace("step_ms", "token_ms"), &["budget.token_ms", "write step_ms"]),
         (|t| t.replacen("velocity =", "logits =", 1), &["logits", "velocity"]),
     ];
     for (bundle, edits) in [(bins, &of_bins[..]), (flow, &of_flow[..])] {
