@@ -33,6 +33,8 @@ const EVENT_ROOM: usize = 1024;
 const START: Instant = Instant::from_nanos(1_000_000_000);
 /// Epochs an episode may use: one, and one more for every change of the instruction.
 const EPOCHS: u64 = 1000;
+/// Seeds that give different epochs.
+const SEEDS: u64 = 1_000_000_000_000;
 
 /// One policy on one simulated robot, for as many episodes as asked.
 pub struct Bench<'a> {
@@ -371,8 +373,8 @@ impl<'a> Bench<'a> {
         Plan { seed, target, instruction, changed: task::instruction(seed, (target + 1) % COLOURS.len()) }
     }
 
-    /// Builds the scene at `now`; activation follows after the warm-up. The epoch follows from the episode's number, so
-    /// an episode is the same whichever came before it.
+    /// Builds the scene at `now`; activation follows after the warm-up. The epoch, and with it a policy's noise,
+    /// follows from the seed, so an episode is the same whichever came before it.
     fn prepare(&mut self, plan: &Plan, index: u64, now: Instant) {
         self.world.set_look(if self.arguments.randomise {
             Look::sample(plan.seed, self.cameras.len())
@@ -386,7 +388,7 @@ impl<'a> Bench<'a> {
         for camera in &mut self.cameras {
             camera.restart();
         }
-        self.inference.instruct(&plan.instruction, Epoch(1 + index * EPOCHS));
+        self.inference.instruct(&plan.instruction, Epoch(1 + plan.seed % SEEDS * EPOCHS));
         self.view.begin(index, &plan.instruction);
     }
 
