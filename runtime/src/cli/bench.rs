@@ -45,6 +45,11 @@ pub struct BenchArguments {
     /// reference vectors fastplus_50x7.json.
     #[arg(long)]
     fast_plus: Option<PathBuf>,
+    /// tokenizer: measure anytime errors over the chunks that the built-in policy answered in a recording of
+    /// `endplate run --record`, instead of the expert's.
+    #[cfg(feature = "mcap")]
+    #[arg(long, value_name = "FILE")]
+    recording: Option<PathBuf>,
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,

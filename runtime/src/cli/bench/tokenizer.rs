@@ -32,14 +32,43 @@ struct Set {
 
 /// Every row of the table.
 pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
-    let sets = sets(arguments.fast_plus.as_deref())?;
+    #[cfg_attr(not(feature = "mcap"), allow(unused_mut))]
+    let mut sets = sets(arguments.fast_plus.as_deref())?;
     let mut rows = Vec::new();
     for set in &sets {
         let mut peer = arguments.peer.as_deref().map(Peer::start).transpose()?;
         rows.extend(compare(set, peer.as_mut(), arguments)?);
     }
+    #[cfg(feature = "mcap")]
+    if let Some(recording) = &arguments.recording {
+        let chunks = answered(&sets[0], recording)?;
+        let set = Set { name: "the policy's own answers", chunks, ..sets.swap_remove(0) };
+        rows.extend(anytime(&set)?);
+        return Ok(rows);
+    }
     rows.extend(anytime(&sets[0])?);
     Ok(rows)
+}
+
+/// The chunks of every answer of a recording, normalised, decoded from its tokens.
+#[cfg(feature = "mcap")]
+fn answered(set: &Set, recording: &Path) -> Result<Vec<Vec<f64>>, CliError> {
+    let inferences = endplate_runtime::recorder::read_inferences(recording, &[]).map_err(CliError::input)?;
+    let (horizon, dims) = set.shape;
+    let mut codec = set.tokenizer.codec(horizon, dims).map_err(CliError::failed)?;
+    let mut chunks = Vec::new();
+    for inference in inferences.iter().filter(|inference| inference.record.refused.is_none()) {
+        let mut chunk = vec![0.0; horizon * dims];
+        codec.decode(&inference.record.tokens, &mut chunk).map_err(|error| {
+            let remedy = "give a recording of the built-in policy";
+            CliError::Input(format!("{}: {error}; {remedy}", recording.display()))
+        })?;
+        chunks.push(chunk);
+    }
+    if chunks.is_empty() {
+        return Err(CliError::Input(format!("{}: holds no answer", recording.display())));
+    }
+    Ok(chunks)
 }
 
 fn sets(fast_plus: Option<&Path>) -> Result<Vec<Set>, CliError> {
