@@ -43,7 +43,7 @@ series = [
     ("bound_max_normalised", "stated bound", "#666"),
 ]
 for index, (key, name, colour) in enumerate(series):
-    points = " ".join(f"{x(row['tokens_percent']):.1f},{y(row[key]):.1f}" for row in rows)
+    points = " ".join(f"{x(row['tokens_percent']):.1f},{y(row[key]):.1f}" for row in rows if row[key] > 0)
     dash = ' stroke-dasharray="5 4"' if "bound" in key else ""
     out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
     at = TOP + 20 + 20 * index
