@@ -1,12 +1,10 @@
 //! `endplate infer`: a bundle open loop on recorded inputs.
 
 use super::bundle::PolicyArguments;
-use super::error::CliError;
+use super::error::{CliError, write};
 use clap::Args;
 use endplate_policies::bundle::Arrays;
 use endplate_policies::{OpenLoopInputs, infer_open_loop};
-use npyz::WriterBuilder;
-use npyz::npz::NpzWriter;
 use std::path::PathBuf;
 
 /// Arguments of `endplate infer`.
@@ -31,28 +29,19 @@ pub fn infer(arguments: &InferArguments) -> Result<(), CliError> {
     let inputs = OpenLoopInputs::from_arrays(&arrays, bundle.spec()).map_err(CliError::input)?;
     let output = infer_open_loop(&mut *loaded.policy, &inputs)
         .map_err(|error| CliError::Failed(format!("{}: {error}", error.kind())))?;
-    let shape = [output.chunk.horizon() as u64, output.chunk.dims() as u64];
-    let tokens: Vec<i64> = output.tokens.iter().map(|&id| i64::from(id)).collect();
-    let written = (|| {
-        let mut file = NpzWriter::create(&arguments.outputs)?;
-        let options = Default::default();
-        let mut actions = file.array("actions", options)?.default_dtype().shape(&shape).begin_nd()?;
-        actions.extend(output.chunk.rows().iter().copied())?;
-        actions.finish()?;
-        let options = Default::default();
-        let mut array = file.array("tokens", options)?.default_dtype().shape(&[tokens.len() as u64]).begin_nd()?;
-        array.extend(tokens.iter().copied())?;
-        array.finish()
-    })();
-    written.map_err(|error: std::io::Error| CliError::Failed(format!("{}: {error}", arguments.outputs.display())))?;
+    let mut file = std::io::Cursor::new(Vec::new());
+    output
+        .write_npz(&mut file)
+        .map_err(|error| CliError::Failed(format!("{}: {error}", arguments.outputs.display())))?;
+    write(&arguments.outputs, file.get_ref())?;
     let stages = output.chunk.stages();
     println!(
         "{} on {} {}: {} rows of {}, {} tokens, {:.1} ms",
         bundle.spec().name,
         loaded.engine.name,
         loaded.engine.version,
-        shape[0],
-        shape[1],
+        output.chunk.horizon(),
+        output.chunk.dims(),
         stages.tokens,
         stages.total().as_secs_f64() * 1e3
     );
