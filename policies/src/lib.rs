@@ -26,7 +26,7 @@ pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolati
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
 pub use chunk::{ActionChunk, Stages};
 pub use image::{CameraSlot, Pad, Resize};
-pub use load::{Deviations, EngineChoice, EngineInfo, LoadError, Loaded, load_policy};
+pub use load::{Deviations, EngineChoice, EngineInfo, LoadError, Loaded, load_policy, load_policy_capturing};
 pub use memory::{MemoryBound, available_memory};
 pub use normalisation::Normalisation;
 pub use observation::{Anchor, Budget, Committed, Epoch, Moment, Observation};

@@ -5,12 +5,14 @@
 //! recorded, within the tolerances the bundle declares for this engine. An engine without declared tolerances is
 //! refused: nobody has said what is good enough there.
 
+use std::sync::{Arc, Mutex};
+
 use crate::bundle::{
     Arrays, Bundle, BundleError, GOLDEN_FILE, GoldenSample, POLICY_FILE, PolicySpec, Precision, Tolerance,
 };
 #[cfg(feature = "ort")]
 use crate::engine::Provider;
-use crate::engine::{Engine, EngineDescription, EngineError, Placement};
+use crate::engine::{Captured, Capturing, Engine, EngineDescription, EngineError, Placement};
 use crate::families::{self, Inspect};
 use crate::observation::Epoch;
 use crate::open_loop::{OpenLoopInputs, infer_open_loop};
@@ -199,8 +201,24 @@ pub enum LoadError {
 /// # Real-time
 /// Takes seconds: start-up only.
 pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, LoadError> {
+    load_on(bundle, choice.for_bundle(bundle.digest()).start()?)
+}
+
+/// [`load_policy`] with an engine that keeps at most `sets` sets of inputs of every graph: calibration data.
+///
+/// # Errors
+/// As [`load_policy`].
+pub fn load_policy_capturing(
+    bundle: &Bundle,
+    choice: EngineChoice,
+    sets: usize,
+) -> Result<(Loaded, Arc<Mutex<Captured>>), LoadError> {
+    let (engine, captured) = Capturing::new(choice.for_bundle(bundle.digest()).start()?, sets);
+    Ok((load_on(bundle, Box::new(engine))?, captured))
+}
+
+fn load_on(bundle: &Bundle, engine: Box<dyn Engine>) -> Result<Loaded, LoadError> {
     let spec = bundle.spec();
-    let engine = choice.for_bundle(bundle.digest()).start()?;
     let description = engine.description();
     let tolerance = spec.engines.get(description.name).copied().ok_or_else(|| LoadError::Undeclared {
         engine: description.name,

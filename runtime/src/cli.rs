@@ -2,7 +2,11 @@
 
 pub mod bench;
 pub mod bundle;
+#[cfg(feature = "mcap")]
+pub mod capture;
 pub mod check;
+#[cfg(feature = "mcap")]
+pub mod compare;
 #[cfg(feature = "sim")]
 pub mod complete;
 #[cfg(feature = "sim")]
@@ -18,6 +22,8 @@ pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
 pub mod pilot;
+#[cfg(feature = "mcap")]
+mod recorded;
 #[cfg(feature = "mcap")]
 pub mod replay;
 pub mod report;

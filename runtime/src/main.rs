@@ -32,6 +32,12 @@ enum Command {
     /// Run a bundle on the observations of a recording and compare with what was answered then.
     #[cfg(feature = "mcap")]
     Replay(cli::replay::ReplayArguments),
+    /// Write what goes into the graphs of a bundle on the observations of a recording: calibration data.
+    #[cfg(feature = "mcap")]
+    Capture(cli::capture::CaptureArguments),
+    /// Compare two bundles, or two engines, on the observations of a recording: actions, tokens, speed.
+    #[cfg(feature = "mcap")]
+    Compare(cli::compare::CompareArguments),
     /// Encode and decode action chunks: JSON lines on standard input and output.
     #[command(subcommand)]
     Tokenize(cli::tokenize::TokenizeCommand),
@@ -53,6 +59,10 @@ fn main() -> ExitCode {
         Command::Infer(arguments) => cli::infer::infer(&arguments),
         #[cfg(feature = "mcap")]
         Command::Replay(arguments) => cli::replay::replay(&arguments),
+        #[cfg(feature = "mcap")]
+        Command::Capture(arguments) => cli::capture::capture(&arguments),
+        #[cfg(feature = "mcap")]
+        Command::Compare(arguments) => cli::compare::compare(&arguments),
         Command::Tokenize(command) => cli::tokenize::tokenize(&command),
         Command::Bench(arguments) => cli::bench::bench(&arguments),
         #[cfg(feature = "sim")]

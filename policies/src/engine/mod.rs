@@ -9,12 +9,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+mod capture;
 #[cfg(feature = "ort")]
 pub mod ort;
 mod providers;
 #[cfg(feature = "tract")]
 pub mod tract;
 
+pub use capture::Captured;
+pub(crate) use capture::Capturing;
 pub use providers::{
     ComputePrecision, EngineFile, Provider, ProviderList, ProviderRequest, ProvidersError, Requirement,
 };
