@@ -9,7 +9,7 @@ mod resample;
 use endplate_hal::Frame;
 
 use crate::policy::ObservationError;
-use resample::{Placement, Resampler};
+use resample::{Placement, Resampler, split};
 
 /// How a frame of another size is resampled.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl ImageLoader {
             });
         }
         if (frame.width, frame.height) == (slot.width, slot.height) {
-            write_planes(&frame.data, into);
+            split(&frame.data, into);
             return Ok(());
         }
         if slot.resize == Resize::None {
@@ -154,16 +154,6 @@ fn fitted(slot: &CameraSlot, frame: &Frame) -> (u32, u32) {
     let ratio = (f64::from(frame.width) / f64::from(slot.width)).max(f64::from(frame.height) / f64::from(slot.height));
     let side = |from: u32, most: u32| ((f64::from(from) / ratio) as u32).clamp(1, most);
     (side(frame.width, slot.width), side(frame.height, slot.height))
-}
-
-/// Writes packed pixels as three planes of the same size.
-fn write_planes(pixels: &[u8], into: &mut [f32]) {
-    let plane = pixels.len() / 3;
-    for (channel, values) in into.chunks_exact_mut(plane).enumerate() {
-        for (value, pixel) in values.iter_mut().zip(pixels.chunks_exact(3)) {
-            *value = f32::from(pixel[channel]) / 255.0;
-        }
-    }
 }
 
 #[cfg(test)]

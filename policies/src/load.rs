@@ -153,14 +153,24 @@ pub enum LoadError {
 /// # Real-time
 /// Takes seconds: start-up only.
 pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, LoadError> {
+    load_policy_on(bundle, &*choice.start()?)
+}
+
+/// As [`load_policy`], on an engine that was started before.
+///
+/// # Errors
+/// As [`load_policy`].
+///
+/// # Real-time
+/// Takes seconds: start-up only.
+pub fn load_policy_on(bundle: &Bundle, engine: &dyn Engine) -> Result<Loaded, LoadError> {
     let spec = bundle.spec();
-    let engine = choice.start()?;
     let description = engine.description();
     let tolerance = spec.engines.get(description.name).copied().ok_or_else(|| LoadError::Undeclared {
         engine: description.name,
         declared: spec.engines.keys().cloned().collect(),
     })?;
-    let mut policy = families::load(bundle, &*engine)?;
+    let mut policy = families::load(bundle, engine)?;
     let golden = replay_golden(bundle, &mut *policy, description.name, tolerance)?;
     let engine = EngineInfo {
         name: description.name,
@@ -170,6 +180,16 @@ pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, Load
         precision: spec.precision.name(),
     };
     Ok(Loaded { policy, engine, golden })
+}
+
+/// The inputs of a bundle's golden samples, images at model resolution.
+///
+/// # Errors
+/// [`BundleError::Array`] naming the array.
+pub fn golden_inputs(bundle: &Bundle) -> Result<Vec<OpenLoopInputs>, BundleError> {
+    let arrays = Arrays::from_npz(bundle.file(GOLDEN_FILE)?, GOLDEN_FILE)?;
+    let samples = GoldenSample::read_all(&arrays, bundle.spec())?;
+    Ok(samples.iter().map(|golden| OpenLoopInputs::from_golden(golden, bundle.spec())).collect())
 }
 
 fn replay_golden(

@@ -6,6 +6,9 @@
 
 use super::Resize;
 
+/// The brightest level.
+const WHITE: f32 = 255.0;
+
 /// A slot's target: where in which planes.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) struct Placement {
@@ -83,10 +86,12 @@ pub(super) struct Resampler {
     placement: Placement,
     columns: Taps,
     rows: Taps,
-    /// One blended row, `[w, 3]`, and a last value so that four can be read at every pixel.
+    /// One blended row, `[w, 3]`.
     line: Vec<f32>,
-    /// u8 → 0..1.
-    levels: [f32; 256],
+    /// The same with a lane to spare.
+    wide: Vec<[f32; 4]>,
+    /// One finished row, `[w]` of the target.
+    done: Vec<[f32; 4]>,
     has_avx2: bool,
 }
 
@@ -96,19 +101,16 @@ impl Resampler {
     /// # Real-time
     /// Allocates.
     pub(super) fn new(resize: Resize, from: (usize, usize), placement: Placement) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        let has_avx2 = std::arch::is_x86_feature_detected!("avx2");
-        #[cfg(not(target_arch = "x86_64"))]
-        let has_avx2 = false;
         Self {
             resize,
             from,
             placement,
             columns: Taps::new(resize, from.0, placement.size.0),
             rows: Taps::new(resize, from.1, placement.size.1),
-            line: vec![0.0; from.0 * 3 + 1],
-            levels: std::array::from_fn(|level| level as f32 / 255.0),
-            has_avx2,
+            line: vec![0.0; from.0 * 3],
+            wide: vec![[0.0; 4]; from.0],
+            done: vec![[0.0; 4]; placement.size.0],
+            has_avx2: has_avx2(),
         }
     }
 
@@ -143,29 +145,34 @@ impl Resampler {
     fn run_plain(&mut self, pixels: &[u8], planes: &mut [f32]) {
         let Placement { size, corner, slot } = self.placement;
         let (plane, stride) = (slot.0 * slot.1, self.from.0 * 3);
-        let (red, rest) = planes.split_at_mut(plane);
-        let (green, blue) = rest.split_at_mut(plane);
         for y in 0..size.1 {
             let (first, weights) = self.rows.of(y);
-            blend(&pixels[first * stride..(first + weights.len()) * stride], weights, &mut self.line[..stride]);
+            blend(&pixels[first * stride..(first + weights.len()) * stride], weights, &mut self.line);
+            for (wide, &[red, green, blue]) in self.wide.iter_mut().zip(self.line.as_chunks().0) {
+                *wide = [red, green, blue, 0.0];
+            }
+            gather(&self.wide, &self.columns, &mut self.done);
             let start = (corner.1 + y) * slot.0 + corner.0;
-            let (red, green) = (&mut red[start..start + size.0], &mut green[start..start + size.0]);
-            let blue = &mut blue[start..start + size.0];
-            for x in 0..size.0 {
-                let (first, weights) = self.columns.of(x);
-                let window = &self.line[first * 3..(first + weights.len()) * 3 + 1];
-                let level = |value: f32| self.levels[usize::from((value + 0.5) as u8)];
-                let sum = gather(window, weights);
-                (red[x], green[x], blue[x]) = (level(sum[0]), level(sum[1]), level(sum[2]));
+            for (channel, values) in planes.chunks_exact_mut(plane).enumerate().take(3) {
+                for (value, done) in values[start..start + size.0].iter_mut().zip(&self.done) {
+                    *value = done[channel];
+                }
             }
         }
     }
 }
 
+/// The nearest whole number of a value between 0 and 2²²: adding 1.5 · 2²³ leaves no bits behind the point.
+#[inline(always)]
+fn rounded(value: f32) -> f32 {
+    const WHOLE: f32 = 12_582_912.0;
+    (value + WHOLE) - WHOLE
+}
+
 /// Weighted sum of rows of `line.len()` bytes.
 #[inline(always)]
 fn blend(rows: &[u8], weights: &[f32], line: &mut [f32]) {
-    const BLOCK: usize = 32;
+    const BLOCK: usize = 64;
     let stride = line.len();
     let mut blocks = line.chunks_exact_mut(BLOCK);
     let mut at = 0;
@@ -185,17 +192,57 @@ fn blend(rows: &[u8], weights: &[f32], line: &mut [f32]) {
     }
 }
 
-/// Weighted sum of pixels of three values; the fourth lane holds the next pixel's first value and means nothing.
+/// Weighted sums of pixels, rounded to levels and brought to 0..1.
 #[inline(always)]
-fn gather(window: &[f32], weights: &[f32]) -> [f32; 4] {
-    let mut sum = [0.0f32; 4];
-    for (tap, weight) in weights.iter().enumerate() {
-        let Some(pixel) = window.get(tap * 3..tap * 3 + 4) else { break };
-        for (sum, value) in sum.iter_mut().zip(pixel) {
-            *sum += weight * value;
+fn gather(pixels: &[[f32; 4]], columns: &Taps, done: &mut [[f32; 4]]) {
+    let taps = columns.first.iter().zip(columns.weights.chunks_exact(columns.count));
+    for (done, (first, weights)) in done.iter_mut().zip(taps) {
+        let mut sum = [0.0f32; 4];
+        for (pixel, weight) in pixels[*first..].iter().zip(weights) {
+            sum = std::array::from_fn(|lane| sum[lane] + weight * pixel[lane]);
         }
+        *done = sum.map(|value| rounded(value) / WHITE);
     }
-    sum
+}
+
+/// Writes packed pixels, `[h, w, 3]`, as three planes of the same size.
+///
+/// # Real-time
+/// Does not allocate.
+pub(super) fn split(pixels: &[u8], planes: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if has_avx2() {
+        // SAFETY: the processor has AVX2, asked just now (the answer is kept by the standard library).
+        unsafe { split_avx2(pixels, planes) };
+        return;
+    }
+    split_plain(pixels, planes);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn split_avx2(pixels: &[u8], planes: &mut [f32]) {
+    split_plain(pixels, planes);
+}
+
+#[inline(always)]
+fn split_plain(pixels: &[u8], planes: &mut [f32]) {
+    let plane = pixels.len() / 3;
+    let (red, rest) = planes.split_at_mut(plane);
+    let (green, blue) = rest.split_at_mut(plane);
+    let values = red.iter_mut().zip(green).zip(blue).zip(pixels.chunks_exact(3));
+    for (((red, green), blue), pixel) in values {
+        *red = f32::from(pixel[0]) / WHITE;
+        *green = f32::from(pixel[1]) / WHITE;
+        *blue = f32::from(pixel[2]) / WHITE;
+    }
+}
+
+fn has_avx2() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx2");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 #[cfg(test)]
