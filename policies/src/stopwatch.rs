@@ -6,7 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::engine::{Contract, Engine, EngineDescription, EngineError, GraphSource, InputSlot, OutputSlot, Session};
+use crate::engine::{
+    Contract, Engine, EngineDescription, EngineError, GraphSource, InputSlot, OutputSlot, Placement, Session,
+};
 
 /// One run of a graph.
 #[derive(Clone, Debug)]
@@ -57,7 +59,7 @@ impl EngineRuns {
 }
 
 /// Times the sessions of an engine.
-pub fn timed(engine: Box<dyn Engine>) -> (Box<dyn Engine>, EngineRuns) {
+pub(crate) fn timed(engine: Box<dyn Engine>) -> (Box<dyn Engine>, EngineRuns) {
     let runs = EngineRuns::default();
     (Box::new(Timed { engine, runs: runs.clone() }), runs)
 }
@@ -70,6 +72,10 @@ struct Timed {
 impl Engine for Timed {
     fn description(&self) -> EngineDescription {
         self.engine.description()
+    }
+
+    fn placements(&self) -> Vec<Placement> {
+        self.engine.placements()
     }
 
     fn load(&self, graph: GraphSource<'_>, contract: &Contract) -> Result<Box<dyn Session>, EngineError> {

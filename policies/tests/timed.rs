@@ -5,15 +5,14 @@
 mod common;
 
 use common::{bundle_path, engines};
-use endplate_policies::{Bundle, BundleSource, golden_inputs, infer_open_loop, load_policy_on, timed};
+use endplate_policies::{Bundle, BundleSource, golden_inputs, infer_open_loop, load_policy_timed};
 
 #[test]
 fn timed_and_repeated_runs_give_the_same_answer_and_are_all_noted() {
     let bundle = Bundle::open(BundleSource::Directory(bundle_path())).unwrap();
     let inputs = golden_inputs(&bundle).unwrap();
     for (name, choice) in engines() {
-        let (engine, runs) = timed(choice.start().unwrap());
-        let mut loaded = load_policy_on(&bundle, &*engine).unwrap();
+        let (mut loaded, runs) = load_policy_timed(&bundle, choice).unwrap();
         assert!(!runs.take().is_empty(), "{name}: golden replay ran");
 
         let plain = infer_open_loop(&mut *loaded.policy, &inputs[0]).unwrap();

@@ -4,8 +4,8 @@ use super::BenchArguments;
 use crate::cli::error::CliError;
 use endplate_hal::{Frame, Instant, JointState, JointVec};
 use endplate_policies::{
-    ActionChunk, Anchor, Budget, Bundle, Committed, EngineRuns, Epoch, LoadError, Loaded, Moment, Observation,
-    OpenLoopInputs, PolicySpec, Resize, golden_inputs, load_policy_on, timed,
+    ActionChunk, Anchor, Budget, Bundle, Committed, EngineRuns, Epoch, Loaded, Moment, Observation, OpenLoopInputs,
+    PolicySpec, Resize, golden_inputs,
 };
 use std::time::{Duration, Instant as WallInstant};
 
@@ -32,13 +32,7 @@ pub(super) struct Inference {
 impl Scene {
     /// Opens the bundle asked for on the engine asked for.
     pub(super) fn open(arguments: &BenchArguments) -> Result<Self, CliError> {
-        let bundle = arguments.policy.open()?;
-        let engine = arguments.policy.engine()?.start().map_err(|error| CliError::Engine(error.to_string()))?;
-        let (engine, runs) = timed(engine);
-        let loaded = load_policy_on(&bundle, &*engine).map_err(|error| match error {
-            LoadError::Engine(error) => CliError::Engine(error.to_string()),
-            error => CliError::Refused(format!("{}: {error}", bundle.source())),
-        })?;
+        let (bundle, loaded, runs) = arguments.policy.load_timed()?;
         let mut inputs = golden_inputs(&bundle).map_err(CliError::input)?;
         let mut noise = 1u32;
         for input in &mut inputs {
