@@ -203,15 +203,20 @@ pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, Load
     load_on(bundle, &*choice.for_bundle(bundle.digest()).start()?)
 }
 
-/// As [`load_policy`], with every run of the engine timed, for benchmarks.
+/// As [`load_policy`], with every run of the engine timed, for benchmarks; `is_portable` leaves a graph that writes keys
+/// and values in place aside where the bundle has one.
 ///
 /// # Errors
 /// As [`load_policy`].
 ///
 /// # Real-time
 /// Takes seconds: start-up only.
-pub fn load_policy_timed(bundle: &Bundle, choice: EngineChoice) -> Result<(Loaded, EngineRuns), LoadError> {
-    let (engine, runs) = stopwatch::timed(choice.for_bundle(bundle.digest()).start()?);
+pub fn load_policy_timed(
+    bundle: &Bundle,
+    choice: EngineChoice,
+    is_portable: bool,
+) -> Result<(Loaded, EngineRuns), LoadError> {
+    let (engine, runs) = stopwatch::timed(choice.for_bundle(bundle.digest()).start()?, is_portable);
     Ok((load_on(bundle, &*engine)?, runs))
 }
 

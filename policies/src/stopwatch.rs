@@ -33,7 +33,7 @@ impl EngineRun {
 #[derive(Default)]
 struct State {
     runs: Vec<EngineRun>,
-    repeat: usize,
+    repeat: (String, usize),
 }
 
 /// What a timed engine has run.
@@ -46,10 +46,10 @@ impl EngineRuns {
         std::mem::take(&mut self.state().runs)
     }
 
-    /// Lets every run be repeated `times` times with unchanged inputs: the bare engine call, on the same session in
-    /// the same state. Outputs are the same again.
-    pub fn repeat(&self, times: usize) {
-        self.state().repeat = times;
+    /// Lets every run of a graph be repeated `times` times with unchanged inputs: the bare engine call, on the same
+    /// session in the same state. Outputs are the same again. One graph at a time.
+    pub fn repeat(&self, graph: &str, times: usize) {
+        self.state().repeat = (graph.into(), times);
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -58,14 +58,15 @@ impl EngineRuns {
     }
 }
 
-/// Times the sessions of an engine.
-pub(crate) fn timed(engine: Box<dyn Engine>) -> (Box<dyn Engine>, EngineRuns) {
+/// Times the sessions of an engine; `is_portable` leaves graphs that write in place aside.
+pub(crate) fn timed(engine: Box<dyn Engine>, is_portable: bool) -> (Box<dyn Engine>, EngineRuns) {
     let runs = EngineRuns::default();
-    (Box::new(Timed { engine, runs: runs.clone() }), runs)
+    (Box::new(Timed { engine, is_portable, runs: runs.clone() }), runs)
 }
 
 struct Timed {
     engine: Box<dyn Engine>,
+    is_portable: bool,
     runs: EngineRuns,
 }
 
@@ -76,6 +77,10 @@ impl Engine for Timed {
 
     fn placements(&self) -> Vec<Placement> {
         self.engine.placements()
+    }
+
+    fn writes_in_place(&self) -> bool {
+        !self.is_portable && self.engine.writes_in_place()
     }
 
     fn load(&self, graph: GraphSource<'_>, contract: &Contract) -> Result<Box<dyn Session>, EngineError> {
@@ -100,7 +105,10 @@ impl Session for TimedSession {
     }
 
     fn run(&mut self) -> Result<(), EngineError> {
-        let repeat = self.runs.state().repeat;
+        let repeat = {
+            let state = self.runs.state();
+            if *state.repeat.0 == *self.graph { state.repeat.1 } else { 0 }
+        };
         for index in 0..=repeat {
             let start = Instant::now();
             let result = self.session.run();

@@ -4,6 +4,7 @@
 //! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
 
 mod decode;
+mod peer;
 mod pipeline;
 mod scene;
 mod tokenizer;
@@ -37,7 +38,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "decode",
-        about: "a token or a denoising step over the bare engine call inside it",
+        about: "a token or a denoising step over the bare engine call inside it, and ONNX Runtime from Python (--peer)",
         run: decode::rows,
     },
 ];
@@ -54,7 +55,8 @@ pub struct BenchArguments {
     /// Write the rows here, one JSON object a line; `-` for standard output.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// tokenizer: a Python with numpy, scipy and tokenizers, to compare with; without it only our side is measured.
+    /// A Python to compare with, for tokenizer with numpy, scipy and tokenizers, for decode with numpy and onnxruntime;
+    /// without it only our side is measured.
     #[arg(long)]
     peer: Option<PathBuf>,
     /// tokenizer: a folder with FAST+'s tokenizer.json, processor_config.json and, to measure 50 × 7 chunks, the

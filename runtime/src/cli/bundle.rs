@@ -71,14 +71,18 @@ impl PolicyArguments {
         Ok((bundle, loaded))
     }
 
-    /// As [`load`](Self::load), with every run of the engine timed.
-    pub fn load_timed(&self) -> Result<(Bundle, Loaded, EngineRuns), CliError> {
-        let (bundle, (loaded, runs)) = self.load_with(load_policy_timed)?;
+    /// As [`load`](Self::load), with every run of the engine timed; see [`load_policy_timed`] for `is_portable`.
+    pub fn load_timed(&self, is_portable: bool) -> Result<(Bundle, Loaded, EngineRuns), CliError> {
+        let (bundle, (loaded, runs)) =
+            self.load_with(|bundle, choice| load_policy_timed(bundle, choice, is_portable))?;
         say_skipped(&loaded);
         Ok((bundle, loaded, runs))
     }
 
-    fn load_with<T>(&self, load: fn(&Bundle, EngineChoice) -> Result<T, LoadError>) -> Result<(Bundle, T), CliError> {
+    fn load_with<T>(
+        &self,
+        load: impl FnOnce(&Bundle, EngineChoice) -> Result<T, LoadError>,
+    ) -> Result<(Bundle, T), CliError> {
         let bundle = self.open()?;
         let choice = self.engine()?;
         let spinner = choice.gpu().map(|_| {

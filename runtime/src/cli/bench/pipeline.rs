@@ -48,7 +48,7 @@ impl Split {
 }
 
 fn inference(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
-    let mut scene = Scene::open(arguments)?;
+    let mut scene = Scene::open(arguments, false)?;
     let (mut stages, mut total) = (STAGES.map(|_| Split::default()), Split::default());
     let (mut refused, mut tokens) = (0usize, 0u64);
     for index in 0..WARM_UP + arguments.calls {

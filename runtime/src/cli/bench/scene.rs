@@ -30,9 +30,9 @@ pub(super) struct Inference {
 }
 
 impl Scene {
-    /// Opens the bundle asked for on the engine asked for.
-    pub(super) fn open(arguments: &BenchArguments) -> Result<Self, CliError> {
-        let (bundle, loaded, runs) = arguments.policy.load_timed()?;
+    /// Opens the bundle asked for on the engine asked for; `is_portable` leaves graphs that write in place aside.
+    pub(super) fn open(arguments: &BenchArguments, is_portable: bool) -> Result<Self, CliError> {
+        let (bundle, loaded, runs) = arguments.policy.load_timed(is_portable)?;
         let mut inputs = golden_inputs(&bundle).map_err(CliError::input)?;
         let mut noise = 1u32;
         for input in &mut inputs {
