@@ -8,7 +8,9 @@ use endplate_hal::{RobotSpec, robots};
 use endplate_policies::OrtOptions;
 #[cfg(feature = "ort")]
 use endplate_policies::engine::{EngineFile, ProviderList};
-use endplate_policies::{Bundle, BundleSource, EngineChoice, LoadError, Loaded, check_robot, load_policy};
+use endplate_policies::{
+    Bundle, BundleSource, EngineChoice, EngineRuns, LoadError, Loaded, check_robot, load_policy, load_policy_timed,
+};
 use include_dir::{Dir, include_dir};
 use indicatif::ProgressBar;
 #[cfg(feature = "ort")]
@@ -64,6 +66,23 @@ impl PolicyArguments {
 
     /// Opens the bundle and loads its policy on the engine.
     pub fn load(&self) -> Result<(Bundle, Loaded), CliError> {
+        let (bundle, loaded) = self.load_with(load_policy)?;
+        say_skipped(&loaded);
+        Ok((bundle, loaded))
+    }
+
+    /// As [`load`](Self::load), with every run of the engine timed; see [`load_policy_timed`] for `is_portable`.
+    pub fn load_timed(&self, is_portable: bool) -> Result<(Bundle, Loaded, EngineRuns), CliError> {
+        let (bundle, (loaded, runs)) =
+            self.load_with(|bundle, choice| load_policy_timed(bundle, choice, is_portable))?;
+        say_skipped(&loaded);
+        Ok((bundle, loaded, runs))
+    }
+
+    fn load_with<T>(
+        &self,
+        load: impl FnOnce(&Bundle, EngineChoice) -> Result<T, LoadError>,
+    ) -> Result<(Bundle, T), CliError> {
         let bundle = self.open()?;
         let choice = self.engine()?;
         let spinner = choice.gpu().map(|_| {
@@ -72,7 +91,7 @@ impl PolicyArguments {
             spinner.enable_steady_tick(Duration::from_millis(100));
             spinner
         });
-        let loaded = load_policy(&bundle, choice);
+        let loaded = load(&bundle, choice);
         if let Some(spinner) = spinner {
             spinner.finish_and_clear();
         }
@@ -80,9 +99,6 @@ impl PolicyArguments {
             LoadError::Engine(error) => CliError::Engine(error.to_string()),
             error => CliError::Refused(format!("{}: {error}", bundle.source())),
         })?;
-        for reason in &loaded.engine.skipped {
-            eprintln!("preferred execution provider left out: {reason}");
-        }
         Ok((bundle, loaded))
     }
 
@@ -118,6 +134,12 @@ impl PolicyArguments {
             #[allow(unreachable_patterns)]
             engine => Err(CliError::Engine(format!("--engine {engine:?}: not in this build; build with its feature"))),
         }
+    }
+}
+
+fn say_skipped(loaded: &Loaded) {
+    for reason in &loaded.engine.skipped {
+        eprintln!("preferred execution provider left out: {reason}");
     }
 }
 
