@@ -12,6 +12,7 @@ mod frame;
 mod joints;
 mod kinematics;
 mod safety;
+pub mod servo;
 mod spec;
 mod time;
 
