@@ -4,6 +4,23 @@ use crate::joints::{JointState, JointVec, MAX_JOINTS};
 use crate::safety::SafeCommand;
 use crate::time::Instant;
 
+/// What is wrong with a servo that answers.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HealthFault {
+    /// Above its temperature threshold.
+    #[error("too hot: let it cool, and lighten its load")]
+    Temperature,
+    /// Above its load threshold.
+    #[error("overloaded: free the joint")]
+    Load,
+    /// Outside its voltage thresholds.
+    #[error("the supply voltage is out of range: check supply and wiring")]
+    Voltage,
+    /// It raises an alarm of its own.
+    #[error("it raises an alarm: read it with `endplate servo read`, and switch its power off and on")]
+    Alarm,
+}
+
 /// Why a bus transaction failed.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
@@ -24,6 +41,20 @@ pub enum BusError {
     Refused {
         /// Index of the joint whose servo refused.
         servo: usize,
+    },
+    /// An answer that no servo can mean: a step beyond what the joint can make. It is not taken for a state.
+    #[error("servo {servo} answered with a position its joint cannot have reached")]
+    Implausible {
+        /// Index of the joint.
+        servo: usize,
+    },
+    /// A servo is beyond one of its declared thresholds, or says so itself.
+    #[error("servo {servo}: {what}")]
+    Unhealthy {
+        /// Index of the joint.
+        servo: usize,
+        /// What is wrong.
+        what: HealthFault,
     },
     /// The device is gone.
     #[error("the bus is disconnected")]
@@ -48,6 +79,8 @@ impl BusError {
             Self::Timeout { .. } => "timeout",
             Self::Checksum { .. } => "checksum",
             Self::Refused { .. } => "refused",
+            Self::Implausible { .. } => "implausible",
+            Self::Unhealthy { .. } => "unhealthy",
             Self::Disconnected => "disconnected",
             Self::Expired => "expired",
             Self::Joints { .. } => "joints",

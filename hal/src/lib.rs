@@ -16,7 +16,7 @@ pub mod servo;
 mod spec;
 mod time;
 
-pub use arm::{Arm, BusError, CommandSink, Robot, RobotError, Sent};
+pub use arm::{Arm, BusError, CommandSink, HealthFault, Robot, RobotError, Sent};
 pub use frame::{Camera, CameraError, Frame};
 pub use joints::{JointState, JointVec, MAX_JOINTS, StateRing, StateRingError};
 pub use kinematics::{Chain, ChainLink, Kinematics, KinematicsError};

@@ -10,7 +10,7 @@ use crate::model::JOINTS;
 use crate::physics::{ENCODER_COUNTS, quantise_rad};
 
 /// How far a `state_jump` is off, and at which joint.
-const JUMP: (usize, f64) = (2, 0.8);
+pub(super) const JUMP: (usize, f64) = (2, 0.8);
 
 /// What the arm's bus sees: the newest joint state and the latched goal.
 pub(super) struct ArmPort {

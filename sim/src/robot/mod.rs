@@ -328,6 +328,39 @@ impl SimRobot {
         lock(&self.shared.arm).goal_rad
     }
 
+    /// Position (rad) and velocity (rad/s) of a joint as its encoder has them, a `state_jump` included: for an emulated
+    /// bus.
+    pub fn measured(&self, joint: usize) -> (f64, f64) {
+        let (state, elapsed) = {
+            let port = lock(&self.shared.arm);
+            (port.state, port.state.stamp.duration_since(port.origin))
+        };
+        let is_off = joint == devices::JUMP.0 && self.shared.faults.strikes(FaultKind::StateJump, None, elapsed);
+        let jump = if is_off { devices::JUMP.1 } else { 0.0 };
+        (state.position_rad[joint] + jump, state.velocity_rad_s[joint])
+    }
+
+    /// Latches the goal of one joint, rad.
+    pub fn latch_goal(&self, joint: usize, goal_rad: f64) {
+        lock(&self.shared.arm).goal_rad[joint] = goal_rad;
+    }
+
+    /// Switches the torque of all joints.
+    pub fn latch_torque(&self, on: bool) {
+        lock(&self.shared.arm).torque_on = on;
+    }
+
+    /// Whether a fault keeps the servos from answering at present.
+    pub fn is_bus_silent(&self) -> bool {
+        let elapsed = {
+            let port = lock(&self.shared.arm);
+            port.state.stamp.duration_since(port.origin)
+        };
+        [FaultKind::StateLoss, FaultKind::BusError]
+            .into_iter()
+            .any(|kind| self.shared.faults.strikes(kind, None, elapsed))
+    }
+
     /// The faults and how often each struck.
     pub fn faults(&self) -> &Arc<FaultPlan> {
         &self.shared.faults
