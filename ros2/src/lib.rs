@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cdr;
+pub mod interface;
 pub mod message;
 pub mod rmw;
 mod xxh3;
