@@ -24,7 +24,7 @@ mod policy;
 
 pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
-pub use chunk::{ActionChunk, Stages};
+pub use chunk::{ActionChunk, Stages, Trace};
 pub use image::{CameraSlot, Pad, Resize};
 pub use load::{Deviations, EngineChoice, EngineInfo, LoadError, Loaded, load_policy};
 pub use memory::{MemoryBound, available_memory};

@@ -65,6 +65,7 @@ impl PolicyArguments {
     /// Opens the bundle and loads its policy on the engine.
     pub fn load(&self) -> Result<(Bundle, Loaded), CliError> {
         let bundle = self.open()?;
+        super::startup::mark("bundle_checked");
         let choice = self.engine()?;
         let spinner = choice.gpu().map(|_| {
             let words = "loading the graphs; the first start on this machine builds engines, which can take minutes";
@@ -80,6 +81,7 @@ impl PolicyArguments {
             LoadError::Engine(error) => CliError::Engine(error.to_string()),
             error => CliError::Refused(format!("{}: {error}", bundle.source())),
         })?;
+        super::startup::mark("policy_loaded");
         for reason in &loaded.engine.skipped {
             eprintln!("preferred execution provider left out: {reason}");
         }
@@ -146,10 +148,13 @@ pub fn open_robot(file: Option<&PathBuf>) -> Result<RobotSpec, CliError> {
 
 /// Refuses a bundle that does not fit a robot, with one line a mismatch.
 pub fn require_fit(bundle: &Bundle, robot: &RobotSpec) -> Result<(), CliError> {
-    let mismatches = check_robot(bundle.spec(), robot);
-    if mismatches.is_empty() {
+    let mismatches = check_robot(bundle.spec(), robot).into_iter().map(|mismatch| mismatch.to_string());
+    let lines: Vec<String> = mismatches
+        .chain(super::feasibility::problems(bundle.spec(), robot))
+        .map(|mismatch| format!("\n  {mismatch}"))
+        .collect();
+    if lines.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = mismatches.iter().map(|mismatch| format!("\n  {mismatch}")).collect();
     Err(CliError::Refused(format!("{} does not fit {}:{}", bundle.source(), robot.source, lines.concat())))
 }
