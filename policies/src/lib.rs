@@ -25,7 +25,7 @@ mod stopwatch;
 
 pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
-pub use chunk::{ActionChunk, Stages};
+pub use chunk::{ActionChunk, Stages, Trace};
 pub use image::{CameraSlot, ImageLoader, Pad, Resize};
 pub use load::{
     Deviations, EngineChoice, EngineInfo, LoadError, Loaded, golden_inputs, load_policy, load_policy_capturing,

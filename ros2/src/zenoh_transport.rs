@@ -115,11 +115,7 @@ impl ZenohTransport {
 
 fn refused(endpoint: EndpointKind, name: &str) -> impl Fn(zenoh::Error) -> TransportError + use<> {
     let name = name.to_owned();
-    move |source| TransportError::Declare {
-        endpoint: endpoint.name(),
-        name: name.clone(),
-        reason: source.to_string(),
-    }
+    move |source| TransportError::Declare { endpoint: endpoint.name(), name: name.clone(), reason: source.to_string() }
 }
 
 /// Why a node cannot be put on Zenoh.
@@ -148,8 +144,7 @@ impl Publisher for ZenohPublisher {
     fn publish(&mut self, message: &[u8]) -> Result<(), TransportError> {
         let attachment = Attachment { sequence: self.sequence + 1, source_time_ns: wall_ns(), gid: self.gid };
         let put = self.publisher.put(message).attachment(&attachment.encode()[..]);
-        put.wait()
-            .map_err(|source| TransportError::Send { name: self.name.clone(), reason: source.to_string() })?;
+        put.wait().map_err(|source| TransportError::Send { name: self.name.clone(), reason: source.to_string() })?;
         self.sequence += 1;
         Ok(())
     }

@@ -47,10 +47,9 @@ fn assert_encodes<'a, T: Wire<'a> + PartialEq + core::fmt::Debug>(value: &T, vec
 
 #[test]
 fn every_published_vector_is_written_and_read() {
-    let [joint_state, floats, no_floats, image, compressed, trajectory, diagnostics, request, response] = [
-        JOINT_STATE, FLOATS, NO_FLOATS, IMAGE, COMPRESSED, TRAJECTORY, DIAGNOSTICS, TRIGGER_REQUEST, TRIGGER_RESPONSE,
-    ]
-    .map(bytes);
+    let [joint_state, floats, no_floats, image, compressed, trajectory, diagnostics, request, response] =
+        [JOINT_STATE, FLOATS, NO_FLOATS, IMAGE, COMPRESSED, TRAJECTORY, DIAGNOSTICS, TRIGGER_REQUEST, TRIGGER_RESPONSE]
+            .map(bytes);
     let value = JointState {
         header: header(1_700_000_000, 123_456_789, "base_link"),
         name: (&["j1", "joint_two", "j3"]).into(),

@@ -17,6 +17,7 @@ mod doctor_nvidia;
 pub mod error;
 #[cfg(feature = "sim")]
 pub mod evaluate;
+pub mod feasibility;
 #[cfg(feature = "sim")]
 pub mod frames;
 pub mod infer;
@@ -26,11 +27,16 @@ pub mod pilot;
 mod recorded;
 #[cfg(feature = "mcap")]
 pub mod replay;
+#[cfg(feature = "sim")]
 pub mod report;
 pub mod run;
 #[cfg(feature = "sim")]
 pub mod simulation;
+pub mod startup;
 pub mod statistics;
+pub mod stop;
+#[cfg(feature = "sim")]
+pub mod supervision;
 pub mod tokenize;
 #[cfg(feature = "sim")]
 pub mod view;

@@ -25,6 +25,8 @@ enum Command {
     Evaluate(Box<cli::evaluate::EvaluateArguments>),
     /// Validate a robot description and a bundle together; nothing moves.
     Check(cli::check::CheckArguments),
+    /// Do what can be done for a robot whose process is gone: for systemd's `ExecStopPost=`.
+    Stop(cli::stop::StopArguments),
     /// Say what this machine, its engines and a bundle can do: one line each, with the fix.
     Doctor(cli::doctor::DoctorArguments),
     /// Run a bundle open loop on recorded inputs: `.npz` in, `.npz` out.
@@ -49,12 +51,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    cli::startup::begin();
     let arguments = Arguments::parse();
     let result = match arguments.command.unwrap_or_else(|| Command::Run(Box::default())) {
         Command::Run(arguments) => cli::run::run(&arguments),
         #[cfg(feature = "sim")]
         Command::Evaluate(arguments) => cli::evaluate::evaluate(&arguments),
         Command::Check(arguments) => cli::check::check(&arguments),
+        Command::Stop(arguments) => cli::stop::stop(&arguments),
         Command::Doctor(arguments) => cli::doctor::doctor(&arguments),
         Command::Infer(arguments) => cli::infer::infer(&arguments),
         #[cfg(feature = "mcap")]

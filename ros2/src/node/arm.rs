@@ -164,8 +164,7 @@ impl TopicArm {
                 }
             }
         });
-        let states_endpoint =
-            transport.subscribe(&options.state_topic, JointStateMessage::TYPE, Qos::LATEST, on)?;
+        let states_endpoint = transport.subscribe(&options.state_topic, JointStateMessage::TYPE, Qos::LATEST, on)?;
         let publisher = transport.publisher(&options.command_topic, options.output.message_type(), Qos::COMMAND)?;
         let joints = options.joints.len();
         let wire = Wire {
@@ -346,8 +345,7 @@ impl Wire {
         if !self.shared.open.load(Ordering::Acquire) || self.clock.now() > command.valid_until() {
             return count(&counters.expired, 1);
         }
-        let sent =
-            self.form.command(command, wall_stamp()).is_ok_and(|bytes| self.publisher.publish(bytes).is_ok());
+        let sent = self.form.command(command, wall_stamp()).is_ok_and(|bytes| self.publisher.publish(bytes).is_ok());
         count(if sent { &counters.sent } else { &counters.failed }, 1);
     }
 }

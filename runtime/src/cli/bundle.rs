@@ -84,6 +84,7 @@ impl PolicyArguments {
         load: impl FnOnce(&Bundle, EngineChoice) -> Result<T, LoadError>,
     ) -> Result<(Bundle, T), CliError> {
         let bundle = self.open()?;
+        super::startup::mark("bundle_checked");
         let choice = self.engine()?;
         let spinner = choice.gpu().map(|_| {
             let words = "loading the graphs; the first start on this machine builds engines, which can take minutes";
@@ -99,6 +100,7 @@ impl PolicyArguments {
             LoadError::Engine(error) => CliError::Engine(error.to_string()),
             error => CliError::Refused(format!("{}: {error}", bundle.source())),
         })?;
+        super::startup::mark("policy_loaded");
         Ok((bundle, loaded))
     }
 
@@ -168,10 +170,13 @@ pub fn open_robot(file: Option<&PathBuf>) -> Result<RobotSpec, CliError> {
 
 /// Refuses a bundle that does not fit a robot, with one line a mismatch.
 pub fn require_fit(bundle: &Bundle, robot: &RobotSpec) -> Result<(), CliError> {
-    let mismatches = check_robot(bundle.spec(), robot);
-    if mismatches.is_empty() {
+    let mismatches = check_robot(bundle.spec(), robot).into_iter().map(|mismatch| mismatch.to_string());
+    let lines: Vec<String> = mismatches
+        .chain(super::feasibility::problems(bundle.spec(), robot))
+        .map(|mismatch| format!("\n  {mismatch}"))
+        .collect();
+    if lines.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = mismatches.iter().map(|mismatch| format!("\n  {mismatch}")).collect();
     Err(CliError::Refused(format!("{} does not fit {}:{}", bundle.source(), robot.source, lines.concat())))
 }
