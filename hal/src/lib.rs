@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod arm;
+pub mod camera;
 mod frame;
 mod joints;
 mod kinematics;
@@ -24,11 +25,16 @@ pub use safety::{
     CommandMode, HeldCause, JointCommand, JointLimits, Limit, Motion, SafeCommand, SafetyError, SafetyFilter,
     SafetyLimits, Verdict, WorkspaceBox,
 };
-pub use spec::{CameraSpec, ControlSpec, JointSpec, Pacing, RobotSpec, SpecError, StopCategory};
+pub use spec::{
+    ArmSpec, BusSpec, CameraDevice, CameraSpec, ControlSpec, EMULATED, JointSpec, OnSilence, Pacing, PixelFormat,
+    RobotSpec, ServoSpec, SpecError, StopCategory,
+};
 pub use time::{Clock, Instant, MonotonicClock, MotionTime, SimulatedClock};
 
 /// Robot descriptions that come with the crate.
 pub mod robots {
     /// The simulated 5-joint arm with a jaw that the built-in demonstration drives.
     pub const SO101_SIM: &str = include_str!("../robots/so101_sim.toml");
+    /// The same arm behind an emulated Feetech bus.
+    pub const SO101_EMULATED: &str = include_str!("../robots/so101_emulated.toml");
 }

@@ -7,6 +7,8 @@ pub mod check;
 pub mod complete;
 #[cfg(feature = "sim")]
 pub mod dataset;
+#[cfg(feature = "serial")]
+pub mod devices;
 pub mod doctor;
 pub mod error;
 #[cfg(feature = "sim")]
@@ -16,10 +18,16 @@ pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
 pub mod pilot;
+#[cfg(feature = "serial")]
+pub mod real;
 #[cfg(feature = "mcap")]
 pub mod replay;
 pub mod report;
 pub mod run;
+#[cfg(feature = "serial")]
+pub mod servo;
+#[cfg(all(feature = "sim", feature = "serial", unix))]
+pub mod sim_bus;
 #[cfg(feature = "sim")]
 pub mod simulation;
 pub mod statistics;

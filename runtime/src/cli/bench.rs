@@ -3,6 +3,8 @@
 //! A benchmark is an entry of [`BENCHES`]: a name, a sentence, and a function that returns rows. Ratios come from
 //! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
 
+#[cfg(all(feature = "sim", feature = "serial"))]
+mod bus;
 mod tokenizer;
 
 use super::error::{CliError, write};
@@ -20,11 +22,19 @@ struct Bench {
     run: fn(&BenchArguments) -> Result<Vec<Row>, CliError>,
 }
 
-const BENCHES: &[Bench] = &[Bench {
-    name: "tokenizer",
-    about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
-    run: tokenizer::rows,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "tokenizer",
+        about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
+        run: tokenizer::rows,
+    },
+    #[cfg(all(feature = "sim", feature = "serial"))]
+    Bench {
+        name: "bus",
+        about: "the servo driver under the control loop on an emulated bus with a bad wire: what was damaged, caught, believed",
+        run: bus::rows,
+    },
+];
 
 /// Arguments of `endplate bench`.
 #[derive(Args)]
@@ -50,6 +60,15 @@ pub struct BenchArguments {
     #[cfg(feature = "mcap")]
     #[arg(long, value_name = "FILE")]
     recording: Option<PathBuf>,
+    /// bus: how long, s.
+    #[arg(long, default_value_t = 600.0)]
+    seconds: f64,
+    /// bus: share of answers with changed bytes.
+    #[arg(long, default_value_t = 0.01)]
+    corrupt: f64,
+    /// bus: share of answers that are lost.
+    #[arg(long, default_value_t = 0.01)]
+    drop: f64,
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,

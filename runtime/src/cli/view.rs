@@ -80,8 +80,7 @@ impl View {
         if self.is_quiet {
             return;
         }
-        let joint = event.joint.map(|joint| format!(", joint {joint}")).unwrap_or_default();
-        let text = format!("{seconds:8.2} s  {} → {:?}{joint}", event.cause.name(), event.rung);
+        let text = event_text(seconds, event);
         match &self.screen {
             Some(screen) => drop(screen.all.println(text)),
             None => eprintln!("{text}"),
@@ -96,4 +95,10 @@ impl View {
             }
         }
     }
+}
+
+/// A step down the ladder as one line.
+pub fn event_text(seconds: f64, event: &Event) -> String {
+    let joint = event.joint.map(|joint| format!(", joint {joint}")).unwrap_or_default();
+    format!("{seconds:8.2} s  {} → {:?}{joint}", event.cause.name(), event.rung)
 }
