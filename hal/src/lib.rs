@@ -37,4 +37,12 @@ pub mod robots {
     pub const SO101_SIM: &str = include_str!("../robots/so101_sim.toml");
     /// The same arm behind an emulated Feetech bus.
     pub const SO101_EMULATED: &str = include_str!("../robots/so101_emulated.toml");
+    /// The SO-100 follower arm: copy and fill in ports, cameras and calibration.
+    pub const SO100: &str = include_str!("../robots/so100.toml");
+    /// The SO-101 follower arm.
+    pub const SO101: &str = include_str!("../robots/so101.toml");
+    /// The Koch v1.1 follower arm.
+    pub const KOCH: &str = include_str!("../robots/koch.toml");
+    /// The ViperX 300 S.
+    pub const VIPERX: &str = include_str!("../robots/viperx.toml");
 }

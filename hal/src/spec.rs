@@ -537,6 +537,38 @@ mod tests {
     }
 
     #[test]
+    fn every_description_that_comes_with_the_crate_is_valid_and_its_limits_lie_inside_its_counts() {
+        use crate::robots::{KOCH, SO100, SO101, SO101_EMULATED, VIPERX};
+        for (name, text, joints) in [
+            ("so100", SO100, 6),
+            ("so101", SO101, 6),
+            ("koch", KOCH, 6),
+            ("viperx", VIPERX, 7),
+            ("", SO101_EMULATED, 6),
+        ] {
+            let robot = RobotSpec::from_toml_str(text, name).unwrap();
+            assert_eq!(robot.joints.len(), joints);
+            assert!(robot.arms[0].bus.is_some() && robot.joints.iter().all(|joint| joint.servo.is_some()));
+            assert!(name.is_empty() || robot.name == name);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_bus_or_a_servo_is_named() {
+        use crate::robots::SO101_EMULATED;
+        let twin = error(&SO101_EMULATED.replace("servo_id = 4", "servo_id = 3"));
+        assert!(twin.contains("wrist_flex") && twin.contains("elbow_flex of arm arm has this id"), "{twin}");
+        let watchdog = error(&SO101_EMULATED.replace("max_load = 1.1", "max_load = 1.1\nwatchdog_ms = 100.0"));
+        assert!(watchdog.contains("no bus watchdog"), "{watchdog}");
+        let narrow = error(&SO101_EMULATED.replace("max_count = 4095", "max_count = 3000"));
+        assert!(narrow.contains("shoulder_pan") && narrow.contains("calibrate"), "{narrow}");
+        let baud = error(&SO101_EMULATED.replace("port = ", "baud = 9600\nport = "));
+        assert!(baud.contains("9600") && baud.contains("115200"), "{baud}");
+        let driver = error(&SO101_SIM.replace("driver = \"sim\"", "driver = \"v4l2\""));
+        assert!(driver.contains("device.path"), "{driver}");
+    }
+
+    #[test]
     fn a_step_no_joint_can_make_is_named() {
         let robot = RobotSpec::from_toml_str(SO101_SIM, "so101_sim").unwrap();
         let from = JointVec::zeros(6);

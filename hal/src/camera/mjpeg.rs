@@ -136,7 +136,8 @@ mod tests {
             let mut rgb = vec![0; reference.len()];
             decoder.decode(jpeg, SIZE, &mut rgb).unwrap();
             let apart = rgb.iter().zip(reference).map(|(&a, &b)| a.abs_diff(b)).max().unwrap();
-            let mean = rgb.iter().zip(reference).map(|(&a, &b)| f64::from(a.abs_diff(b))).sum::<f64>() / rgb.len() as f64;
+            let mean =
+                rgb.iter().zip(reference).map(|(&a, &b)| f64::from(a.abs_diff(b))).sum::<f64>() / rgb.len() as f64;
             assert!(apart <= TOLERANCE && mean < 0.5, "{name}: {apart} levels apart, {mean} in the mean");
             let bare = without_tables(jpeg);
             assert!(missing_tables(&bare).is_some() && missing_tables(jpeg).is_none());

@@ -63,6 +63,8 @@ max-buffers=1 drop=true sync=false"
 /// [`OpenError`], naming camera, device and remedy.
 pub fn open(spec: &CameraSpec, clock: Arc<dyn Clock>) -> Result<Box<dyn Camera>, OpenError> {
     let refuse = |remedy| OpenError::Driver { camera: spec.name.clone(), driver: spec.driver.clone(), remedy };
+    #[cfg(not(all(feature = "v4l2", target_os = "linux")))]
+    let _ = clock;
     let camera: Box<dyn Camera> = match (spec.driver.as_str(), &spec.device.path, &spec.device.folder) {
         #[cfg(all(feature = "v4l2", target_os = "linux"))]
         ("v4l2", Some(path), _) => Box::new(V4l2Camera::open(spec, path, clock)?),

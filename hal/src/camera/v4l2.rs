@@ -214,7 +214,8 @@ impl V4l2Camera {
             let now = clock.now();
             let is_damaged = meta.flags.contains(Flags::ERROR) || meta.bytesused == 0;
             // Decoding takes longer than looking: take the last one that is ready.
-            let is_overtaken = round + 1 < BUFFERS && open.device.handle().poll(libc::POLLIN, 0).map_err(|e| failed(&e))? > 0;
+            let is_overtaken =
+                round + 1 < BUFFERS && open.device.handle().poll(libc::POLLIN, 0).map_err(|e| failed(&e))? > 0;
             if is_overtaken {
                 counts.overtaken += 1;
                 continue;

@@ -7,7 +7,9 @@ use super::{BenchArguments, Row, rounded};
 use crate::cli::error::CliError;
 use core::time::Duration;
 use endplate_hal::servo::{Protocol, Timing};
-use endplate_hal::{Arm, BusError, Clock, Instant, JointState, MonotonicClock, Robot, RobotSpec, SafeCommand, Sent, robots};
+use endplate_hal::{
+    Arm, BusError, Clock, Instant, JointState, MonotonicClock, Robot, RobotSpec, SafeCommand, Sent, robots,
+};
 use endplate_policies::{ActionChunk, Anchor, Epoch, Interpolation, Stages};
 use endplate_runtime::robot::BusArm;
 use endplate_runtime::{ControlLoop, ControlSnapshot, Inbox, PlayRules, Samples};
@@ -117,10 +119,12 @@ fn measure(make: Make, protocol: Protocol, faults: &BusFaults, seconds: f64) -> 
     spec.cameras.clear();
     let truth = Truth(Arc::new(Mutex::new(FreeJoints::new(JOINTS, 4.6))));
     truth.with(|joints| joints.place(2, 1.0));
-    let emulator = EmulatedBus::start(BusOptions::new(make, JOINTS), Box::new(truth.clone())).map_err(CliError::failed)?;
+    let emulator =
+        EmulatedBus::start(BusOptions::new(make, JOINTS), Box::new(truth.clone())).map_err(CliError::failed)?;
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     let margin = spec.control.implausible_margin_rad;
-    let arm = BusArm::open(&spec.arms[0], &spec.joints, margin, emulator.path(), Arc::clone(&clock)).map_err(CliError::failed)?;
+    let arm = BusArm::open(&spec.arms[0], &spec.joints, margin, emulator.path(), Arc::clone(&clock))
+        .map_err(CliError::failed)?;
     let report = arm.reporter();
     let seen = Arc::new(Mutex::new(Seen::default()));
     let witness = Witness { arm, truth, last: None, seen: Arc::clone(&seen) };
@@ -178,7 +182,7 @@ fn measure(make: Make, protocol: Protocol, faults: &BusFaults, seconds: f64) -> 
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     let mut row = Row::new();
     let mut put = |key: &str, value: serde_json::Value| drop(row.insert(key.to_owned(), value));
-    put("what", json!(format!("{protocol:?}, {JOINTS} servos, {RATE_HZ} Hz")));
+    put("what", json!(format!("{protocol:?} {JOINTS}x{RATE_HZ} Hz ")));
     put("seconds", json!(seconds));
     put("corrupt_share", json!(faults.corrupt));
     put("drop_share", json!(faults.drop));
