@@ -20,7 +20,7 @@ fn bus() -> EmulatedBus {
 /// The emulated arm's description, with machines in mind that are busy with other tests.
 fn one_arm() -> String {
     robots::SO101_EMULATED
-        .replace("on_silence", "reply_timeout_ms = 30.0\non_silence")
+        .replace("reply_timeout_ms = 15.0", "reply_timeout_ms = 30.0")
         .replace("state_max_age_ms = 50.0", "state_max_age_ms = 400.0")
         .replace("command_valid_ms = 50.0", "command_valid_ms = 400.0")
 }

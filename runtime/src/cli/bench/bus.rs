@@ -110,7 +110,9 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
 }
 
 fn description() -> Result<RobotSpec, CliError> {
-    let text = robots::SO101_EMULATED.replace("rate_hz = 100.0", &format!("rate_hz = {RATE_HZ:.1}"));
+    let text = robots::SO101_EMULATED
+        .replace("rate_hz = 100.0", &format!("rate_hz = {RATE_HZ:.1}"))
+        .replace("reply_timeout_ms = 15.0", "reply_timeout_ms = 3.0");
     RobotSpec::from_toml_str(&text, "so101_emulated").map_err(CliError::input)
 }
 
