@@ -37,7 +37,8 @@ pub struct V4l2Counts {
     pub damaged: u64,
     /// Frames overtaken by newer ones before they were looked at.
     pub overtaken: u64,
-    /// Frames stamped into the future.
+    /// Frames stamped into the future. Up to a frame's period ahead the stamp is taken for the arrival; further ahead it is
+    /// passed on as it is, and a fault of the camera.
     pub future: u64,
     /// Times the device was lost.
     pub lost: u64,
@@ -234,7 +235,13 @@ impl V4l2Camera {
                 return Ok(false);
             }
             frame.captured = captured(spec, now, meta.flags, meta.timestamp.into());
-            counts.future += u64::from(frame.captured > now);
+            if frame.captured > now {
+                // `vivid` stamps with the end of the frame's slot. Further ahead the stamp is wrong, and the ladder's.
+                counts.future += 1;
+                if frame.captured.seconds_since(now) <= 1.0 / spec.rate_hz {
+                    frame.captured = now;
+                }
+            }
             frame.available = now;
             // The driver counts from 0, and 0 means that there is nothing.
             frame.sequence = u64::from(meta.sequence) + 1;
