@@ -11,6 +11,8 @@ pub mod compare;
 pub mod complete;
 #[cfg(feature = "sim")]
 pub mod dataset;
+#[cfg(feature = "serial")]
+pub mod devices;
 pub mod doctor;
 #[cfg(feature = "ort")]
 mod doctor_nvidia;
@@ -23,6 +25,8 @@ pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
 pub mod pilot;
+#[cfg(feature = "serial")]
+pub mod real;
 #[cfg(feature = "mcap")]
 mod recorded;
 #[cfg(feature = "mcap")]
@@ -30,6 +34,10 @@ pub mod replay;
 #[cfg(feature = "sim")]
 pub mod report;
 pub mod run;
+#[cfg(feature = "serial")]
+pub mod servo;
+#[cfg(all(feature = "sim", feature = "serial", unix))]
+pub mod sim_bus;
 #[cfg(feature = "sim")]
 pub mod simulation;
 pub mod startup;

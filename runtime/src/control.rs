@@ -367,7 +367,8 @@ impl ControlLoop {
         if self.latched.is_none() || !self.filter.motion().is_at_rest() {
             return Ok(false);
         }
-        if self.torque_off_done {
+        // A bus that was lost and found has its torque off.
+        if self.torque_off_done || self.latched == Some(Cause::BusLost) {
             let state = self.robot.read(now).map_err(LifecycleError::Read)?;
             self.filter.restart(&state.position_rad).map_err(LifecycleError::Start)?;
             self.robot.set_torque(now, true).map_err(LifecycleError::Torque)?;
@@ -437,6 +438,8 @@ impl ControlLoop {
 
     fn read_state(&mut self, now: Instant, causes: &mut Causes) {
         match self.robot.read(now) {
+            Err(BusError::Implausible { servo }) => causes.note(Cause::StateImplausible, Some(servo)),
+            Err(BusError::Unhealthy { servo, .. }) => causes.note(Cause::ServoFault, Some(servo)),
             Err(_) => causes.note(Cause::StateRead, None),
             Ok(state) => self.judge_state(now, &state, causes),
         }
@@ -490,6 +493,9 @@ impl ControlLoop {
             return Some(cause);
         }
         let control = &self.spec.control;
+        if causes.has(Cause::ServoFault) {
+            return Some(Cause::ServoFault);
+        }
         let age = self.states.newest().map_or(Duration::MAX, |state| now.duration_since(state.stamp));
         if age > control.state_max_age {
             causes.note(Cause::StateStale, None);

@@ -17,6 +17,8 @@ mod record;
 #[cfg(feature = "mcap")]
 pub mod recorder;
 mod retimer;
+#[cfg(feature = "serial")]
+pub mod robot;
 mod scheduler;
 pub mod signals;
 pub mod watchdog;

@@ -45,6 +45,13 @@ enum Command {
     Tokenize(cli::tokenize::TokenizeCommand),
     /// Measure: tables with p50, p99, p99.9 and max.
     Bench(cli::bench::BenchArguments),
+    /// Find servos on a bus, read them, and set their ids and baud rates.
+    #[cfg(feature = "serial")]
+    #[command(subcommand)]
+    Servo(cli::servo::ServoCommand),
+    /// Emulate hardware for any driver: a servo bus on a pseudo-terminal.
+    #[cfg(all(feature = "sim", feature = "serial", unix))]
+    Sim(cli::sim_bus::SimBusArguments),
     /// Record expert episodes and fit statistics and tokenizer: what the trainer reads.
     #[cfg(feature = "sim")]
     Dataset(cli::dataset::DatasetArguments),
@@ -69,6 +76,10 @@ fn main() -> ExitCode {
         Command::Compare(arguments) => cli::compare::compare(&arguments),
         Command::Tokenize(command) => cli::tokenize::tokenize(&command),
         Command::Bench(arguments) => cli::bench::bench(&arguments),
+        #[cfg(feature = "serial")]
+        Command::Servo(command) => cli::servo::servo(&command),
+        #[cfg(all(feature = "sim", feature = "serial", unix))]
+        Command::Sim(arguments) => cli::sim_bus::sim_bus(&arguments),
         #[cfg(feature = "sim")]
         Command::Dataset(arguments) => cli::dataset::dataset(&arguments),
     };

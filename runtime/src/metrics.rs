@@ -108,11 +108,13 @@ pub enum Cause {
     StateHistory,
     /// A device's stamps stepped: into the future, or back.
     ClockStep,
+    /// A servo is beyond a declared threshold of temperature, load or voltage, or raises an alarm.
+    ServoFault,
 }
 
 impl Cause {
     /// Every cause, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ChunkLate,
         Self::NoRows,
         Self::CameraStale,
@@ -134,6 +136,7 @@ impl Cause {
         Self::Estop,
         Self::StateHistory,
         Self::ClockStep,
+        Self::ServoFault,
     ];
 
     /// The name used in JSON and logs.
@@ -160,6 +163,7 @@ impl Cause {
             Self::Estop => "estop",
             Self::StateHistory => "state_history",
             Self::ClockStep => "clock_step",
+            Self::ServoFault => "servo_fault",
         }
     }
 }

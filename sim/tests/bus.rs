@@ -234,3 +234,36 @@ fn an_unplugged_bus_is_gone() {
         assert_eq!(arm.read(clock.now()), Err(BusError::Disconnected));
     }
 }
+
+/// `sim/tests/peers/run.sh` starts feetech-cli's simulated bus (PyPI) and names it here.
+#[test]
+#[ignore = "needs an emulator nobody here wrote: sim/tests/peers/run.sh"]
+fn the_driver_runs_on_an_emulator_nobody_here_wrote() {
+    let path = std::env::var("ENDPLATE_PEER_BUS").expect("ENDPLATE_PEER_BUS names the bus");
+    let port = SerialPort::open(std::path::Path::new(&path), 1_000_000).unwrap();
+    let mut driver =
+        ServoArm::new(Master::new(Protocol::Feetech, port, timing(50, 1)), options(Make::Feetech, (0, 4095)));
+    let clock = MonotonicClock::new();
+    driver.check(1_000_000).unwrap();
+    driver.read(clock.now()).unwrap();
+    driver.set_torque(clock.now(), true).unwrap();
+    let goal = [0.1, -0.1, 0.2, 0.05, -0.2, 0.15];
+    let sent = driver.write(clock.now(), &goal).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let state = driver.read(clock.now()).unwrap();
+    for (reached, sent) in state.position_rad.iter().zip(sent.iter()) {
+        assert!((reached - sent).abs() < 0.01, "{state:?} of {sent}");
+    }
+    driver.set_torque(clock.now(), false).unwrap();
+    drop(driver);
+    let port = SerialPort::open(std::path::Path::new(&path), 1_000_000).unwrap();
+    let mut master = Master::new(Protocol::Feetech, port, timing(50, 1));
+    use feetech::register as r;
+    master.write(1, r::MAX_TEMPERATURE, 60).unwrap();
+    assert_eq!(master.read(1, r::MAX_TEMPERATURE), Ok(70), "locked");
+    master.write_eeprom(1, &[(r::MAX_TEMPERATURE, 60), (r::HOMING_OFFSET, -53)]).unwrap();
+    assert_eq!(master.read(1, r::HOMING_OFFSET), Ok(-53));
+    master.set_id(6, 16).unwrap();
+    assert_eq!(master.ping(16).unwrap().model, 777);
+    master.set_id(16, 6).unwrap();
+}

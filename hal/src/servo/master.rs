@@ -91,6 +91,9 @@ pub struct BusCounts {
     pub echoes: u64,
 }
 
+/// How long an answer may take where nothing is in a hurry: adapters hold bytes back for 16 ms, and machines are busy.
+const UNHURRIED: Duration = Duration::from_millis(40);
+
 /// Most servos of one sync read.
 pub const MAX_SERVOS: usize = crate::joints::MAX_JOINTS;
 
@@ -264,13 +267,14 @@ impl<P: Port> Master<P> {
         Ok((seen, damaged))
     }
 
-    /// How many answers a ping of one id brings within the time-out: two, or a damaged one, where two servos share it.
+    /// How many answers a ping of one id brings, whole and damaged: two, or damaged ones, where two servos share it. Waits
+    /// long enough for late answers, so that none is taken for that of a twin.
     ///
     /// # Errors
     /// [`TransactionError::Gone`].
     pub fn count_answers(&mut self, id: u8) -> Result<(usize, usize), TransactionError> {
         let sent = self.send(id, &Instruction::Ping, 8)?;
-        let until = self.until(sent, 2 * self.protocol.status_len(8));
+        let until = Wall::now() + self.timing.reply.max(UNHURRIED);
         let garbage = self.stream.garbage();
         let (mut whole, mut damaged) = (0, 0);
         while let Some(found) = self.answer(until, sent).map_err(|error| gone(error, id))? {

@@ -3,6 +3,8 @@
 //! A benchmark is an entry of [`BENCHES`]: a name, a sentence, and a function that returns rows. Ratios come from
 //! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
 
+#[cfg(all(feature = "sim", feature = "serial"))]
+mod bus;
 mod decode;
 mod peer;
 mod pipeline;
@@ -41,6 +43,12 @@ const BENCHES: &[Bench] = &[
         about: "a token or a denoising step over the bare engine call inside it, and ONNX Runtime from Python (--peer)",
         run: decode::rows,
     },
+    #[cfg(all(feature = "sim", feature = "serial"))]
+    Bench {
+        name: "bus",
+        about: "the servo driver under the control loop on an emulated bus with a bad wire: what was damaged, caught, believed",
+        run: bus::rows,
+    },
 ];
 
 /// Arguments of `endplate bench`.
@@ -70,6 +78,15 @@ pub struct BenchArguments {
     recording: Option<PathBuf>,
     #[command(flatten)]
     policy: PolicyArguments,
+    /// bus: how long, s.
+    #[arg(long, default_value_t = 600.0)]
+    seconds: f64,
+    /// bus: share of answers with changed bytes.
+    #[arg(long, default_value_t = 0.01)]
+    corrupt: f64,
+    /// bus: share of answers that are lost.
+    #[arg(long, default_value_t = 0.01)]
+    drop: f64,
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,

@@ -56,9 +56,74 @@ pub struct Bench<'a> {
     recorder: Tape,
     view: View,
     supervision: Supervision,
+    /// Emulated buses between control and world; after `control`, which speaks to them until it ends.
+    buses: Buses,
+    /// The clock of episodes in real time.
+    clock: Arc<MonotonicClock>,
     /// The present of simulated time.
     now: Instant,
     successes: usize,
+}
+
+/// The emulated buses of a run, if its robot description has any.
+#[derive(Default)]
+struct Buses {
+    #[cfg(feature = "serial")]
+    open: Vec<endplate_sim::bus::EmulatedBus>,
+    #[cfg(feature = "serial")]
+    reporters: super::devices::Reporters,
+}
+
+impl Buses {
+    /// The arms of the robot: behind their emulated buses, or the simulated arm itself.
+    #[cfg(feature = "serial")]
+    fn open(
+        spec: &RobotSpec,
+        world: &SimRobot,
+        clock: &Arc<MonotonicClock>,
+        on_real_clock: bool,
+    ) -> Result<(Robot, Self), CliError> {
+        use super::devices::{has_buses, open_arms};
+        if !has_buses(spec) {
+            return Self::none(world);
+        }
+        if !on_real_clock {
+            return Err(CliError::Input(format!("{}: a bus runs on the real clock: add --realtime", spec.source)));
+        }
+        let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
+        let arms = open_arms(spec, &clock, Some(world))?;
+        Ok((arms.robot, Self { open: arms.emulated, reporters: arms.reporters }))
+    }
+
+    #[cfg(not(feature = "serial"))]
+    fn open(_: &RobotSpec, world: &SimRobot, _: &Arc<MonotonicClock>, _: bool) -> Result<(Robot, Self), CliError> {
+        Self::none(world)
+    }
+
+    fn none(world: &SimRobot) -> Result<(Robot, Self), CliError> {
+        Ok((Robot::new(vec![Box::new(world.arm())]).map_err(CliError::failed)?, Self::default()))
+    }
+
+    #[cfg(feature = "serial")]
+    fn report(&self, view: &View) {
+        for (name, report) in &self.reporters {
+            view.line(&format!("bus        {}", super::devices::describe(name, &report())));
+        }
+        for bus in &self.open {
+            view.line(&format!("emulator   {:?}", bus.counts()));
+        }
+    }
+
+    #[cfg(not(feature = "serial"))]
+    fn report(&self, _: &View) {}
+
+    /// Whether there is a bus between control and world.
+    fn stand_between(&self) -> bool {
+        #[cfg(feature = "serial")]
+        return !self.open.is_empty();
+        #[cfg(not(feature = "serial"))]
+        false
+    }
 }
 
 /// Runs the episodes and reports.
@@ -74,7 +139,7 @@ pub fn run(
     announce(&view, bundle, &loaded.engine, loaded.golden.action_rad, on_real_clock, episodes);
     let engine = loaded.engine.clone();
     let mut bench = Bench::new(arguments, robot, bundle, loaded, view)?;
-    let clock = Arc::new(MonotonicClock::new());
+    let clock = Arc::clone(&bench.clock);
     let publish_clock = on_real_clock.then(|| Arc::clone(&clock));
     publish(arguments, &bench.spec, publish_clock, &mut bench.control, &bench.view)?;
     bench.record(bundle, on_real_clock.then_some(&*clock))?;
@@ -94,6 +159,7 @@ pub fn run(
         }
     }
     bench.recorder.finish(&mut bench.control, &mut bench.inference, &bench.view)?;
+    bench.buses.report(&bench.view);
     bench.view.finish();
     let beside = arguments.json.as_ref().filter(|_| bench.latency.is_measured() && !on_real_clock);
     if let Some(path) = arguments.write_trace.clone().or_else(|| beside.map(|json| json.with_extension("trace"))) {
@@ -285,7 +351,9 @@ impl<'a> Bench<'a> {
             execute_rows: bundle.spec().chunk.execute_rows,
             max_age: spec.control.max_chunk_age,
         };
-        let arms = Robot::new(vec![Box::new(world.arm())]).map_err(CliError::failed)?;
+        let clock = Arc::new(MonotonicClock::new());
+        let on_real_clock = arguments.realtime || arguments.episodes.is_none();
+        let (arms, buses) = Buses::open(&spec, &world, &clock, on_real_clock)?;
         let mut control = ControlLoop::new(spec.clone(), arms, rules).map_err(CliError::failed)?;
         let (producer, events) = rtrb::RingBuffer::new(EVENT_ROOM);
         control.set_events(producer);
@@ -309,6 +377,8 @@ impl<'a> Bench<'a> {
             events,
             view,
             supervision,
+            buses,
+            clock,
             now: START,
             successes: 0,
         })
@@ -420,6 +490,17 @@ impl<'a> Bench<'a> {
         self.control.tick(now, &nothing);
     }
 
+    /// A driver on a bus takes its time to believe that the arm stands elsewhere in a new scene.
+    fn bus_lags(&self, since: Duration) -> bool {
+        let is_behind = || {
+            let truth = self.world.joints_rad();
+            self.control.measured().is_none_or(|measured| {
+                measured.iter().zip(truth).any(|(measured, truth)| (measured - truth).abs() > 0.02)
+            })
+        };
+        self.buses.stand_between() && since < Duration::from_secs(4) && is_behind()
+    }
+
     fn time_limit(&self) -> Duration {
         match self.arguments.task {
             Task::Static => TIME_LIMIT,
@@ -483,7 +564,7 @@ impl<'a> Bench<'a> {
         let plan = self.plan(index);
         let start = clock.now();
         self.prepare(&plan, index, start);
-        while clock.now() < start.saturating_add(WARM_UP) {
+        while clock.now() < start.saturating_add(WARM_UP) || self.bus_lags(clock.now().duration_since(start)) {
             let now = clock.now();
             self.warm_up(now);
             self.supervision.heartbeat.beat();
