@@ -1,4 +1,7 @@
 //! `endplate bench pipeline`: what an inference costs beside the engine, stage by stage, and the image path alone.
+//!
+//! On a machine that does other work, an inference from which the kernel took the processor away says nothing about us:
+//! those are counted, and the total is given with and without them.
 
 use super::scene::{CAMERA, Inference, Scene};
 use super::{BenchArguments, Row, Samples};
@@ -50,10 +53,13 @@ impl Split {
 fn inference(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let mut scene = Scene::open(arguments, false)?;
     let (mut stages, mut total) = (STAGES.map(|_| Split::default()), Split::default());
-    let (mut refused, mut tokens) = (0usize, 0u64);
+    let mut undisturbed = Samples::default();
+    let (mut refused, mut preempted, mut tokens) = (0usize, 0usize, 0u64);
     for index in 0..WARM_UP + arguments.calls {
         scene.runs.take();
+        let before = preemptions();
         let inference = scene.infer(index);
+        let after = preemptions();
         let runs = scene.runs.take();
         if index < WARM_UP {
             continue;
@@ -62,7 +68,13 @@ fn inference(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
             refused += 1;
             continue;
         }
-        total.add(inference.wall, runs.iter().map(|run| run.time).sum());
+        let engine = runs.iter().map(|run| run.time).sum();
+        total.add(inference.wall, engine);
+        if before == after {
+            undisturbed.extend([micros(inference.wall.saturating_sub(engine))]);
+        } else {
+            preempted += 1;
+        }
         let times = *scene.chunk().stages();
         tokens += u64::from(times.tokens);
         for ((split, (_, of)), engine) in stages.iter_mut().zip(STAGES).zip(by_stage(&inference, &times, &runs)) {
@@ -90,11 +102,19 @@ fn inference(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
             split.host.put(&mut row, "host", "us");
             split.engine.put(&mut row, "engine", "us");
             if name == "total" {
+                undisturbed.put(&mut row, "host_not_preempted", "us");
+                row.insert("preempted".to_owned(), preempted.into());
                 row.insert("host_p99_aim_us".to_owned(), json!(AIM_US));
             }
             row
         })
         .collect())
+}
+
+/// How often the kernel has taken the processor away from this thread; `None` where it does not say.
+fn preemptions() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"))?.trim().parse().ok()
 }
 
 /// Engine time inside each stage: a run belongs to the stage its middle lies in.
