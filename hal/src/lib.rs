@@ -16,15 +16,15 @@ pub mod servo;
 mod spec;
 mod time;
 
-pub use arm::{Arm, BusError, CommandSink, Robot, RobotError, Sent};
-pub use frame::{Camera, CameraError, Frame};
+pub use arm::{Arm, BusError, CommandSink, HealthFault, Robot, RobotError, Sent};
+pub use frame::{Camera, CameraError, Frame, FrameStamp};
 pub use joints::{JointState, JointVec, MAX_JOINTS, StateRing, StateRingError};
 pub use kinematics::{Chain, ChainLink, Kinematics, KinematicsError};
 pub use safety::{
     CommandMode, HeldCause, JointCommand, JointLimits, Limit, Motion, SafeCommand, SafetyError, SafetyFilter,
     SafetyLimits, Verdict, WorkspaceBox,
 };
-pub use spec::{CameraSpec, ControlSpec, JointSpec, Pacing, RobotSpec, SpecError, StopCategory};
+pub use spec::{CameraSpec, ControlSpec, JointSpec, Pacing, RealtimeSpec, RobotSpec, SpecError, StopCategory};
 pub use time::{Clock, Instant, MonotonicClock, MotionTime, SimulatedClock};
 
 /// Robot descriptions that come with the crate.

@@ -110,6 +110,26 @@ pub struct ControlSpec {
     pub write_failures: u32,
     /// Consecutive refused chunks before the arm holds even though rows are left.
     pub refused_chunks: u32,
+    /// What the control thread asks of the machine.
+    pub realtime: RealtimeSpec,
+}
+
+/// What the control thread asks of the machine: `[control.realtime]`, all of it optional.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct RealtimeSpec {
+    /// Priority under `SCHED_FIFO`, 1 to 98 (99 is the kernel's own).
+    pub priority: u8,
+    /// The core the thread is pinned to; best one that `isolcpus` keeps free.
+    pub cpu: Option<u16>,
+    /// Whether all memory is locked, so that no page of it is ever fetched from disk.
+    pub lock_memory: bool,
+}
+
+impl Default for RealtimeSpec {
+    /// Priority 80 (above the kernel's interrupt threads at 50), no core, memory locked.
+    fn default() -> Self {
+        Self { priority: 80, cpu: None, lock_memory: true }
+    }
 }
 
 /// A validated robot description.
@@ -158,6 +178,16 @@ struct RawControl {
     stop_time_ms: f64,
     write_failures: u32,
     refused_chunks: u32,
+    #[serde(default)]
+    realtime: RawRealtime,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRealtime {
+    priority: Option<u8>,
+    cpu: Option<u16>,
+    lock_memory: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -337,7 +367,20 @@ fn validate_control(check: &Validator, raw: &RawControl) -> Result<ControlSpec, 
         stop_time: check.span("control.stop_time_ms", raw.stop_time_ms, period_ms, 10_000.0)?,
         write_failures: raw.write_failures,
         refused_chunks: raw.refused_chunks,
+        realtime: validate_realtime(check, &raw.realtime)?,
     })
+}
+
+fn validate_realtime(check: &Validator, raw: &RawRealtime) -> Result<RealtimeSpec, SpecError> {
+    let default = RealtimeSpec::default();
+    let priority = raw.priority.unwrap_or(default.priority);
+    if !(1..=98).contains(&priority) {
+        return check.refuse("control.realtime.priority", priority, "write 1 to 98; 99 is the kernel's own");
+    }
+    if let Some(cpu) = raw.cpu.filter(|cpu| *cpu >= 1024) {
+        return check.refuse("control.realtime.cpu", cpu, "write the number of a core, 0 to 1023");
+    }
+    Ok(RealtimeSpec { priority, cpu: raw.cpu, lock_memory: raw.lock_memory.unwrap_or(default.lock_memory) })
 }
 
 fn validate_joint(check: &Validator, arm: &str, raw: &RawJoint, control: &ControlSpec) -> Result<JointSpec, SpecError> {
@@ -462,6 +505,18 @@ mod tests {
         assert!(link.contains("\"wrist\"") && link.contains("shoulder_pan"), "{link}");
         let stop = error(&SO101_SIM.replace("stop_time_ms = ", "stop_time_ms = 20.0 #"));
         assert!(stop.contains("stop_time_ms") && stop.contains("may need"), "{stop}");
+    }
+
+    #[test]
+    fn what_is_asked_of_the_machine_is_optional_and_checked() {
+        let with = |table: &str| SO101_SIM.replace("[[arms]]", &format!("[control.realtime]\n{table}\n[[arms]]"));
+        let robot = RobotSpec::from_toml_str(SO101_SIM, "so101_sim").unwrap();
+        assert_eq!(robot.control.realtime, RealtimeSpec::default());
+        let robot = RobotSpec::from_toml_str(&with("priority = 60\ncpu = 1\nlock_memory = false"), "robot").unwrap();
+        assert_eq!(robot.control.realtime, RealtimeSpec { priority: 60, cpu: Some(1), lock_memory: false });
+        let top = error(&with("priority = 99"));
+        assert!(top.contains("control.realtime.priority = 99") && top.contains("1 to 98"), "{top}");
+        assert!(error(&with("core = 1")).contains("core"));
     }
 
     #[test]

@@ -2,7 +2,11 @@
 
 pub mod bench;
 pub mod bundle;
+#[cfg(feature = "mcap")]
+pub mod capture;
 pub mod check;
+#[cfg(feature = "mcap")]
+pub mod compare;
 #[cfg(feature = "sim")]
 pub mod complete;
 #[cfg(feature = "sim")]
@@ -13,18 +17,26 @@ mod doctor_nvidia;
 pub mod error;
 #[cfg(feature = "sim")]
 pub mod evaluate;
+pub mod feasibility;
 #[cfg(feature = "sim")]
 pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
 pub mod pilot;
 #[cfg(feature = "mcap")]
+mod recorded;
+#[cfg(feature = "mcap")]
 pub mod replay;
+#[cfg(feature = "sim")]
 pub mod report;
 pub mod run;
 #[cfg(feature = "sim")]
 pub mod simulation;
+pub mod startup;
 pub mod statistics;
+pub mod stop;
+#[cfg(feature = "sim")]
+pub mod supervision;
 pub mod tokenize;
 #[cfg(feature = "sim")]
 pub mod view;

@@ -1,5 +1,13 @@
 //! What a run measures: latency samples, ladder counts, fault counts, the digest of every command.
 
+mod budget;
+mod histogram;
+
+pub use budget::{
+    BUDGET_STAGES, BudgetAccount, BudgetReport, CommandStamps, Provenance, StampReader, StampWriter, stamp_ring,
+};
+pub use histogram::{WINDOW, Windowed};
+
 use core::time::Duration;
 use endplate_hal::{Instant, SafeCommand};
 use serde::Serialize;

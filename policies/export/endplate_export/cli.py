@@ -57,6 +57,9 @@ def parse(argv=None) -> argparse.Namespace:
     one.add_argument("--name", help="name of the policy (default: from --out)")
     one.add_argument("--description", help="one sentence for people")
     one.set_defaults(run=lerobot)
+    from . import quantise
+
+    quantise.arguments(commands)
     return parser.parse_args(argv)
 
 

@@ -27,7 +27,7 @@ pub use golden::Arrays;
 pub(crate) use golden::{GOLDEN_FILE, GoldenSample, RecordedMoment};
 pub use robot::{Mismatch, check_robot};
 pub use source::BundleSource;
-pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Tolerance, Training};
+pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Quantisation, Tolerance, Training};
 
 /// The file that describes the bundle.
 pub const POLICY_FILE: &str = "policy.toml";

@@ -45,6 +45,9 @@ pub(super) struct RawPolicy {
     #[serde(default)]
     pub vla: Option<RawVla>,
     pub budget: RawBudget,
+    /// What quantising changed, one entry an engine.
+    #[serde(default)]
+    pub quantisation: Vec<RawQuantisation>,
     #[serde(default)]
     pub training: Option<RawTraining>,
 }
@@ -256,6 +259,20 @@ pub(super) struct RawBudget {
     pub token_ms: Option<f64>,
     #[serde(default)]
     pub step_ms: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawQuantisation {
+    pub engine: String,
+    pub from: String,
+    pub observations: u64,
+    pub recording_digest: String,
+    pub action_error_p99_rad: f64,
+    pub action_error_max_rad: f64,
+    #[serde(default)]
+    pub argmax_agreement: Option<f64>,
+    pub speed: f64,
 }
 
 #[derive(Deserialize)]

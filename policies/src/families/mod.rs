@@ -2,6 +2,7 @@
 
 mod act;
 mod bins;
+mod decoder;
 mod diffusion;
 mod flow;
 mod noise;
@@ -87,6 +88,11 @@ pub(crate) struct Graphs<'a> {
 }
 
 impl<'a> Graphs<'a> {
+    /// Whether the bundle has a graph of this name.
+    pub(crate) fn has(&self, name: &'static str) -> bool {
+        self.bundle.file(name).is_ok()
+    }
+
     pub(crate) fn source(&self, name: &'static str) -> Result<GraphSource<'a>, BundleError> {
         Ok(GraphSource { name, onnx: self.bundle.file(name)?, external: self.external })
     }

@@ -3,8 +3,13 @@
 //! A benchmark is an entry of [`BENCHES`]: a name, a sentence, and a function that returns rows. Ratios come from
 //! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
 
+mod decode;
+mod peer;
+mod pipeline;
+mod scene;
 mod tokenizer;
 
+use super::bundle::PolicyArguments;
 use super::error::{CliError, write};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -20,11 +25,23 @@ struct Bench {
     run: fn(&BenchArguments) -> Result<Vec<Row>, CliError>,
 }
 
-const BENCHES: &[Bench] = &[Bench {
-    name: "tokenizer",
-    about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
-    run: tokenizer::rows,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "tokenizer",
+        about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
+        run: tokenizer::rows,
+    },
+    Bench {
+        name: "pipeline",
+        about: "what an inference costs beside the engine, by stage, from 640x480 cameras; the image path alone",
+        run: pipeline::rows,
+    },
+    Bench {
+        name: "decode",
+        about: "a token or a denoising step over the bare engine call inside it, and ONNX Runtime from Python (--peer)",
+        run: decode::rows,
+    },
+];
 
 /// Arguments of `endplate bench`.
 #[derive(Args)]
@@ -38,7 +55,8 @@ pub struct BenchArguments {
     /// Write the rows here, one JSON object a line; `-` for standard output.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// tokenizer: a Python with numpy, scipy and tokenizers, to compare with; without it only our side is measured.
+    /// A Python to compare with, for tokenizer with numpy, scipy and tokenizers, for decode with numpy and onnxruntime;
+    /// without it only our side is measured.
     #[arg(long)]
     peer: Option<PathBuf>,
     /// tokenizer: a folder with FAST+'s tokenizer.json, processor_config.json and, to measure 50 × 7 chunks, the
@@ -50,10 +68,12 @@ pub struct BenchArguments {
     #[cfg(feature = "mcap")]
     #[arg(long, value_name = "FILE")]
     recording: Option<PathBuf>,
+    #[command(flatten)]
+    policy: PolicyArguments,
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,
-    /// Timed calls in a window.
+    /// Timed calls in a window; pipeline: inferences in all.
     #[arg(long, default_value_t = 400)]
     calls: usize,
 }
@@ -96,7 +116,21 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
 /// One line a row; what many rows have in common is printed where it changes.
 fn print_table(rows: &[Row]) {
     println!("{}; monotonic clock, read around each call; {}", machine(), build());
-    let shared = ["chunks", "peer", "chunk_count", "tokens_mean", "non_zero_share", "windows", "calls_per_window"];
+    let shared = [
+        "chunks",
+        "peer",
+        "chunk_count",
+        "bundle",
+        "graph",
+        "engine",
+        "cameras",
+        "inferences",
+        "refused",
+        "tokens_mean",
+        "non_zero_share",
+        "windows",
+        "calls_per_window",
+    ];
     let hidden = ["bench", "machine", "clock", "build", "what", "ids_equal_to_peer"];
     let cell = |key: &str, value: &Value| match value {
         Value::String(text) => format!("{key}: {text}"),

@@ -3,7 +3,9 @@
 use super::bundle::{EngineName, PolicyArguments};
 use super::error::CliError;
 use clap::Args;
+use endplate_hal::RealtimeSpec;
 use endplate_policies::load_policy;
+use endplate_runtime::power::PowerState;
 use endplate_runtime::realtime;
 use serde_json::json;
 use std::path::PathBuf;
@@ -99,19 +101,21 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
     }
     #[cfg(feature = "ort")]
     lines.extend(super::doctor_nvidia::lines(arguments.ort_library.as_ref()));
-    let rights = std::thread::spawn(|| {
-        let rights = realtime::request();
-        realtime::release();
-        rights
-    })
-    .join()
-    .map_err(|_| CliError::Failed("the real-time probe panicked".to_owned()))?;
+    let rights = realtime::probe(&RealtimeSpec::default());
     lines.push(Line {
         what: "real-time rights",
         pass: rights.is_granted(),
         need: Need::Advised,
         found: rights.describe(),
         fix: "run as root, or grant CAP_SYS_NICE and CAP_IPC_LOCK (LimitRTPRIO and LimitMEMLOCK in a systemd unit)",
+    });
+    let power = PowerState::read();
+    lines.push(Line {
+        what: "thermal and power state",
+        pass: power.is_shown() && power.throttling().is_empty(),
+        need: if power.is_shown() { Need::Advised } else { Need::Optional },
+        found: power.describe(),
+        fix: "cool the machine, give it its full supply, or choose another power mode (nvpmodel on a Jetson)",
     });
     for line in &lines {
         if arguments.json {

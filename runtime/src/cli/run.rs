@@ -6,7 +6,6 @@ use super::error::{CliError, write};
 use super::simulation;
 use clap::{Args, ValueEnum};
 use core::time::Duration;
-use endplate_hal::Pacing;
 use std::path::PathBuf;
 
 /// Arguments of `endplate run`.
@@ -32,6 +31,16 @@ pub struct RunArguments {
     /// Run on the real clock.
     #[arg(long)]
     pub realtime: bool,
+    /// Refuse to start on the real clock unless the machine grants everything `[control.realtime]` asks for.
+    #[arg(long)]
+    pub require_realtime: bool,
+    /// Serve counters and quantiles in Prometheus text format at this loopback address, such as 127.0.0.1:9464.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
+    /// Kick this hardware watchdog while the control loop makes progress, such as /dev/watchdog. systemd's watchdog is
+    /// found by its environment.
+    #[arg(long, value_name = "DEVICE")]
+    pub watchdog_device: Option<PathBuf>,
     /// How long an inference takes in simulated time: `60ms`, `measured`, or `trace:FILE`.
     #[arg(long, default_value = "60ms")]
     pub latency: Option<String>,
@@ -122,12 +131,6 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
         return Err(CliError::Input(format!(
             "{}: cameras[{}].driver = {:?}: this build drives \"sim\" only",
             robot.source, camera.name, camera.driver
-        )));
-    }
-    if robot.control.pacing == Pacing::Hardware {
-        return Err(CliError::Input(format!(
-            "{}: control.pacing = \"hardware\": no driver of this build sets the pace: write \"timer\"",
-            robot.source
         )));
     }
     let (bundle, loaded) = arguments.policy.load()?;

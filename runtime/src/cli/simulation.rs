@@ -2,8 +2,10 @@
 
 use super::error::{CliError, read_text, write};
 use super::frames::FrameSaver;
-use super::report::{Episode, RunFacts, RunReport};
+use super::report::{Episode, INTERRUPTED, RunFacts, RunReport};
 use super::run::{DEFAULT_LATENCY, Images, RunArguments, Task, parse_span};
+use super::startup;
+use super::supervision::{Supervision, has_stopped};
 use super::view::View;
 use core::time::Duration;
 use endplate_hal::{Camera, Clock, Instant, MonotonicClock, Robot, RobotSpec};
@@ -23,7 +25,6 @@ use endplate_sim::scene::Scene;
 use endplate_sim::task::{self, COLOURS, Judge, MOVING_TIME_LIMIT, Outcome, TIME_LIMIT};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// From the start of an episode to activation: every camera has given a frame by then.
 const WARM_UP: Duration = Duration::from_millis(150);
@@ -54,6 +55,7 @@ pub struct Bench<'a> {
     saver: Option<FrameSaver>,
     recorder: Tape,
     view: View,
+    supervision: Supervision,
     /// The present of simulated time.
     now: Instant,
     successes: usize,
@@ -76,6 +78,7 @@ pub fn run(
     let publish_clock = on_real_clock.then(|| Arc::clone(&clock));
     publish(arguments, &bench.spec, publish_clock, &mut bench.control, &bench.view)?;
     bench.record(bundle, on_real_clock.then_some(&*clock))?;
+    bench.supervision = Supervision::open(arguments, &bench.spec, on_real_clock, &bench.view)?;
     let mut per_episode = Vec::new();
     for index in 0..episodes {
         let (episode, _) =
@@ -86,6 +89,9 @@ pub fn run(
             episode.seed, episode.instruction, episode.outcome, episode.duration_s
         ));
         per_episode.push(episode);
+        if bench.supervision.stop.is_asked() {
+            break;
+        }
     }
     bench.recorder.finish(&mut bench.control, &mut bench.inference, &bench.view)?;
     bench.view.finish();
@@ -95,7 +101,10 @@ pub fn run(
             bench.latency.charged().iter().map(|span| format!("{:.6}\n", span.as_secs_f64() * 1e3)).collect();
         write(&path, lines.concat())?;
     }
+    let nobody = Supervision::quiet(&bench.spec.control);
+    let supervision = std::mem::replace(&mut bench.supervision, nobody).finish();
     Ok(RunReport::new(RunFacts {
+        supervision,
         simulated_robot: true,
         simulated_time: !on_real_clock,
         latency_model: if on_real_clock { "real".to_owned() } else { latency_text(arguments).to_owned() },
@@ -281,6 +290,7 @@ impl<'a> Bench<'a> {
         let (producer, events) = rtrb::RingBuffer::new(EVENT_ROOM);
         control.set_events(producer);
         control.configure(START).map_err(CliError::failed)?;
+        let supervision = Supervision::quiet(&spec.control);
         Ok(Self {
             arguments,
             inference: InferenceLoop::new(policy, "", spec.control.deadline, spec.control.state_max_age),
@@ -298,6 +308,7 @@ impl<'a> Bench<'a> {
             watch,
             events,
             view,
+            supervision,
             now: START,
             successes: 0,
         })
@@ -436,6 +447,7 @@ impl<'a> Bench<'a> {
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
         let tape = &mut self.recorder;
+        let supervision = &self.supervision;
         let begin = now;
         now = simulated::run(
             &mut Simulated {
@@ -455,7 +467,9 @@ impl<'a> Bench<'a> {
             period,
             |now, tick| {
                 tape.pump(view);
-                watcher.look(now, start, tick, &world, view, events, saver.as_mut(), index)
+                supervision.enter_simulated(now, tick);
+                let flow = watcher.look(now, start, tick, &world, view, events, saver.as_mut(), index);
+                if supervision.stop.is_asked() { Flow::Stop } else { flow }
             },
         );
         self.now = now.saturating_add(period);
@@ -464,23 +478,27 @@ impl<'a> Bench<'a> {
 
     fn real_episode(&mut self, clock: &MonotonicClock, index: u64) -> Result<(Episode, Option<usize>), CliError> {
         let period = self.spec.control.period;
-        let stop = AtomicBool::new(false);
+        let stop = self.supervision.stop.clone();
+        let mut looks_at_rest = 0;
         let plan = self.plan(index);
         let start = clock.now();
         self.prepare(&plan, index, start);
         while clock.now() < start.saturating_add(WARM_UP) {
             let now = clock.now();
             self.warm_up(now);
+            self.supervision.heartbeat.beat();
             clock.sleep_until(now.saturating_add(period));
         }
         let begin = clock.now();
         self.world.advance_to(begin);
         self.activate(begin)?;
+        startup::mark("activated");
         let mut watcher = Watcher::new(&plan, self.time_limit(), &self.world, begin, self.successes);
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
         let tape = &mut self.recorder;
         let mut plant = |now| world.advance_to(now);
+        let (stamps, heartbeat, mut onlooker) = self.supervision.split();
         let rights = realtime::run(
             realtime::Realtime {
                 clock,
@@ -492,20 +510,30 @@ impl<'a> Bench<'a> {
                 plant: Some(&mut plant),
                 faults: &self.faults,
                 instructions: std::slice::from_ref(&plan.changed),
-                estop: &stop,
+                estop: stop.flag(),
                 lateness: &mut self.lateness,
+                heartbeat: &heartbeat,
+                stamps,
             },
             start,
             TIME_LIMIT + WARM_UP + Duration::from_secs(1),
-            period,
-            |now, tick| match tick.inspect(|_| tape.pump(view)) {
-                Some(tick) => watcher.look(now, start, tick, &self.world, view, events, saver.as_mut(), index),
-                None => Flow::Continue,
+            &self.spec.control,
+            |now, tick| {
+                onlooker.look(clock, index, tick);
+                let Some(tick) = tick.inspect(|_| tape.pump(view)) else { return Flow::Continue };
+                let flow = watcher.look(now, start, tick, &self.world, view, events, saver.as_mut(), index);
+                match stop.is_asked() {
+                    false => flow,
+                    true if has_stopped(tick, &mut looks_at_rest) => Flow::Stop,
+                    // The controlled stop goes on, whatever has become of the cubes.
+                    true => Flow::Continue,
+                }
             },
         );
-        if index == 0 {
+        if self.supervision.rights.as_ref().is_some_and(|probed| *probed != rights) {
             self.view.line(&format!("control    {}", rights.describe()));
         }
+        self.supervision.rights = Some(rights);
         self.end(&plan, &watcher, begin, clock.now())
     }
 
@@ -517,13 +545,14 @@ impl<'a> Bench<'a> {
         now: Instant,
     ) -> Result<(Episode, Option<usize>), CliError> {
         self.control.deactivate().map_err(CliError::failed)?;
+        let interrupted = watcher.outcome.is_none() && self.supervision.stop.is_asked();
         let outcome = watcher.outcome.unwrap_or(Outcome::Failure);
         self.successes += usize::from(outcome == Outcome::Success);
         let episode = Episode {
             seed: plan.seed,
             instruction: plan.instruction.clone(),
             target: COLOURS[watcher.judge.target()].to_owned(),
-            outcome: outcome.name().to_owned(),
+            outcome: if interrupted { INTERRUPTED } else { outcome.name() }.to_owned(),
             duration_s: now.duration_since(begin).as_secs_f64(),
         };
         Ok((episode, watcher.judge.lifted()))
