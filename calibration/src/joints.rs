@@ -208,6 +208,11 @@ impl<B: CalibrationBus> JointCalibration<B> {
         }
     }
 
+    /// The bus, for a simulated hand.
+    pub fn bus_mut(&mut self) -> &mut B {
+        &mut self.bus
+    }
+
     /// Smallest, present and largest count of every joint so far, for the screen.
     pub fn seen(&self) -> impl Iterator<Item = (&str, i32, i32, i32)> {
         self.joints
@@ -378,6 +383,25 @@ impl<B: CalibrationBus> JointCalibration<B> {
         let _ = self.abort();
         Err(error)
     }
+}
+
+/// Writes a calibration into the servos and reads it back: what `Stale` asks for when the file is the right one.
+///
+/// # Errors
+/// [`JointCalibrationError`] of the first servo; those before it are written.
+pub fn load(bus: &mut impl CalibrationBus, file: &MotorCalibrations) -> Result<(), JointCalibrationError> {
+    for (name, motor) in file.iter() {
+        let fail = |message| JointCalibrationError::Bus { joint: name.to_owned(), message };
+        let wrote = ServoRegisters::from(motor);
+        let id = u8::try_from(motor.id).map_err(|error| fail(error.to_string()))?;
+        bus.set_torque(id, false).map_err(fail)?;
+        bus.write_registers(id, wrote).map_err(fail)?;
+        let holds = bus.registers(id).map_err(fail)?;
+        if holds != wrote {
+            return Err(JointCalibrationError::ReadBack { joint: name.to_owned(), wrote, holds });
+        }
+    }
+    Ok(())
 }
 
 /// A simulated arm: joints of known travel, moved as a hand would, Feetech's arithmetic.

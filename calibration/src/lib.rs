@@ -9,11 +9,13 @@
 //! - **Cameras**: [`camera`], pinhole with `plumb_bob` distortion fitted to the corners of a board, outliers left out;
 //!   ROS's `camera_info` YAML.
 //! - **Hand-eye**: [`hand_eye()`], by Tsai, Park or Daniilidis, with residuals and a warning of motions that say little.
+//! - **Latency**: [`latency`], how late motion follows commands and frames follow motion.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod camera;
 mod hand_eye;
 pub mod joints;
+pub mod latency;
 mod lerobot;
 pub mod plausibility;
 mod pose_file;

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bundle;
+pub mod calibrate;
 #[cfg(feature = "mcap")]
 pub mod capture;
 pub mod check;
@@ -14,6 +15,7 @@ pub mod dataset;
 pub mod doctor;
 #[cfg(feature = "ort")]
 mod doctor_nvidia;
+mod doctor_robot;
 pub mod error;
 #[cfg(feature = "sim")]
 pub mod evaluate;
@@ -21,6 +23,8 @@ pub mod feasibility;
 #[cfg(feature = "sim")]
 pub mod frames;
 pub mod infer;
+#[cfg(feature = "sim")]
+mod joint_order;
 #[cfg(feature = "sim")]
 pub mod pilot;
 #[cfg(feature = "mcap")]
