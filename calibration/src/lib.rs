@@ -5,10 +5,17 @@
 //!   that uses them; here they are the plain output of [`Quantiles::normalise`].
 //! - **Servos**: [`MotorCalibrations`], LeRobot's files and units with their quirks, and [`plausibility`], which names
 //!   what is stale, foreign or shifted before torque.
+//! - **Joints**: [`joints`], the interactive calibration as a state machine over a small device trait.
+//! - **Cameras**: [`camera`], pinhole with `plumb_bob` distortion fitted to the corners of a board, outliers left out;
+//!   ROS's `camera_info` YAML.
 //! - **Hand-eye**: [`hand_eye()`], by Tsai, Park or Daniilidis, with residuals and a warning of motions that say little.
+//! - **Latency**: [`latency`], how late motion follows commands and frames follow motion.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod camera;
 mod hand_eye;
+pub mod joints;
+pub mod latency;
 mod lerobot;
 pub mod plausibility;
 mod pose_file;

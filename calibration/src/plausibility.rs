@@ -229,8 +229,10 @@ pub fn in_known_pose(robot: &RobotSpec, read_rad: &[f64], known_rad: &[f64], tol
         .iter()
         .zip(read_rad.iter().zip(known_rad))
         .enumerate()
-        // NaN is as far off as can be.
-        .filter(|(_, (_, (read, known)))| !((*read - *known).abs() <= tolerances.reference_rad))
+        .filter(|(_, (_, (read, known)))| {
+            let apart = (*read - *known).abs();
+            apart.is_nan() || apart > tolerances.reference_rad
+        })
         .map(|(index, (joint, (read, known)))| Finding::Shifted {
             joint: joint.name.clone(),
             found_deg: read.to_degrees(),

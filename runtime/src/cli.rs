@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bundle;
+pub mod calibrate;
 #[cfg(feature = "mcap")]
 pub mod capture;
 pub mod check;
@@ -16,6 +17,7 @@ pub mod devices;
 pub mod doctor;
 #[cfg(feature = "ort")]
 mod doctor_nvidia;
+mod doctor_robot;
 pub mod error;
 #[cfg(feature = "sim")]
 pub mod evaluate;
@@ -23,6 +25,8 @@ pub mod feasibility;
 #[cfg(feature = "sim")]
 pub mod frames;
 pub mod infer;
+#[cfg(feature = "sim")]
+mod joint_order;
 #[cfg(feature = "sim")]
 pub mod pilot;
 #[cfg(feature = "serial")]

@@ -9,6 +9,7 @@ mod crossing;
 pub mod drive;
 mod fault;
 mod inference;
+pub mod joint_order;
 mod metrics;
 pub mod power;
 pub mod prometheus;

@@ -40,6 +40,9 @@ enum Command {
     /// Compare two bundles, or two engines, on the observations of a recording: actions, tokens, speed.
     #[cfg(feature = "mcap")]
     Compare(cli::compare::CompareArguments),
+    /// Calibrate servos, cameras and latencies, and check calibrations.
+    #[command(subcommand)]
+    Calibrate(cli::calibrate::CalibrateCommand),
     /// Encode and decode action chunks: JSON lines on standard input and output.
     #[command(subcommand)]
     Tokenize(cli::tokenize::TokenizeCommand),
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Capture(arguments) => cli::capture::capture(&arguments),
         #[cfg(feature = "mcap")]
         Command::Compare(arguments) => cli::compare::compare(&arguments),
+        Command::Calibrate(command) => cli::calibrate::calibrate(&command),
         Command::Tokenize(command) => cli::tokenize::tokenize(&command),
         Command::Bench(arguments) => cli::bench::bench(&arguments),
         #[cfg(feature = "serial")]

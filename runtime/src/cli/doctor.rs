@@ -19,6 +19,8 @@ pub struct DoctorArguments {
     /// ONNX Runtime library to try.
     #[arg(long, value_name = "FILE")]
     ort_library: Option<PathBuf>,
+    #[command(flatten)]
+    robot: super::doctor_robot::RobotDoctorArguments,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -117,6 +119,7 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
         found: power.describe(),
         fix: "cool the machine, give it its full supply, or choose another power mode (nvpmodel on a Jetson)",
     });
+    lines.extend(super::doctor_robot::lines(&arguments.robot, bundle.as_ref().ok(), &policy(EngineName::Tract))?);
     for line in &lines {
         if arguments.json {
             let Line { what, pass, need, found, fix } = line;
