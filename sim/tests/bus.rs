@@ -39,7 +39,7 @@ fn options(make: Make, range: (i32, i32)) -> ServoArmOptions {
         servos: (1..=JOINTS as u8).map(|id| Servo { id, model, map, velocity_rad_s: 4.0 }).collect(),
         margin_rad: 0.25,
         health: HealthLimits { temperature_c: 60.0, load: 1.5, voltage_v: (4.5, 13.0) },
-        watchdog: (make == Make::Dynamixel).then_some(Duration::from_millis(100)),
+        watchdog: (make == Make::Dynamixel).then_some(Duration::from_millis(1000)),
     }
 }
 
@@ -56,7 +56,7 @@ fn an_arm_is_checked_switched_on_without_a_jump_and_follows_goals() {
         bus_options.faults.echo = true;
         let bus = start(bus_options);
         let clock = MonotonicClock::new();
-        let mut arm = arm(&bus, make, timing(20, 1));
+        let mut arm = arm(&bus, make, timing(200, 1));
         arm.check(1_000_000).unwrap();
         let before = arm.read(clock.now()).unwrap();
         assert_eq!(arm.write(clock.now(), &[0.1; JOINTS]), Err(BusError::Refused { servo: 0 }), "torque is off");
@@ -91,19 +91,19 @@ fn damaged_and_lost_answers_are_asked_again_and_noise_is_skipped() {
         bus_options.faults = BusFaults { corrupt: 0.05, drop: 0.03, noise: 0.1, ..BusFaults::default() };
         let bus = start(bus_options);
         let clock = MonotonicClock::new();
-        let mut arm = arm(&bus, make, timing(8, 3));
+        let mut arm = arm(&bus, make, timing(60, 3));
         let (mut good, mut failed) = (0, 0);
-        for _ in 0..200 {
+        for _ in 0..100 {
             match arm.read(clock.now()) {
                 Ok(state) => {
                     good += 1;
-                    assert!(state.position_rad.iter().all(|angle| angle.abs() <= 0.25 + 4.0 * 0.2), "{state:?}");
+                    assert!(state.position_rad.iter().all(|angle| angle.abs() <= 0.25 + 4.0 * 0.5), "{state:?}");
                 }
                 Err(_) => failed += 1,
             }
         }
         let counts = arm.bus_counts();
-        assert!(good > 150, "{good} good, {failed} failed, {counts:?}");
+        assert!(good > 75, "{good} good, {failed} failed, {counts:?}");
         assert!(counts.damaged > 0 && counts.retries > 0 && counts.timeouts > 0, "{counts:?}");
         assert!(counts.garbage_bytes > 0, "{counts:?}");
     }
@@ -112,14 +112,14 @@ fn damaged_and_lost_answers_are_asked_again_and_noise_is_skipped() {
 #[test]
 fn what_is_wrong_before_torque_is_named_with_its_remedy() {
     let bus = start(BusOptions::new(Make::Feetech, 5));
-    let error = arm(&bus, Make::Feetech, timing(20, 1)).check(1_000_000).unwrap_err();
+    let error = arm(&bus, Make::Feetech, timing(200, 1)).check(1_000_000).unwrap_err();
     assert_eq!(error, SetupError::Missing { id: 6 });
     assert!(error.to_string().contains("set-id"), "{error}");
 
     let mut shared = BusOptions::new(Make::Feetech, 7);
     shared.ids[6] = 3;
     let bus = start(shared);
-    let error = arm(&bus, Make::Feetech, timing(20, 1)).check(1_000_000).unwrap_err();
+    let error = arm(&bus, Make::Feetech, timing(200, 1)).check(1_000_000).unwrap_err();
     assert_eq!(error, SetupError::SharedId { id: 3 });
 
     // A bus at another rate understands nothing; so does one of another make.
@@ -131,14 +131,14 @@ fn what_is_wrong_before_torque_is_named_with_its_remedy() {
     let bus = start(BusOptions::new(Make::Feetech, JOINTS));
     let mut options = options(Make::Feetech, (0, 4095));
     options.servos[3].model = Some(2825);
-    let error = ServoArm::new(master(&bus, Make::Feetech, timing(20, 1)), options).check(1_000_000).unwrap_err();
+    let error = ServoArm::new(master(&bus, Make::Feetech, timing(200, 1)), options).check(1_000_000).unwrap_err();
     assert!(matches!(error, SetupError::Model { id: 4, .. }) && error.to_string().contains("swapped"), "{error}");
 
     let mut plant = FreeJoints::new(JOINTS, 4.0);
     plant.place(1, 1.2);
     let bus = EmulatedBus::start(BusOptions::new(Make::Feetech, JOINTS), Box::new(plant)).unwrap();
     let limited = self::options(Make::Feetech, (1500, 2600));
-    let error = ServoArm::new(master(&bus, Make::Feetech, timing(20, 1)), limited).check(1_000_000).unwrap_err();
+    let error = ServoArm::new(master(&bus, Make::Feetech, timing(200, 1)), limited).check(1_000_000).unwrap_err();
     assert!(matches!(error, SetupError::Position { id: 2, count: 2830, .. }), "{error:?}");
     assert!(error.to_string().contains("another arm"), "{error}");
 }
@@ -146,7 +146,7 @@ fn what_is_wrong_before_torque_is_named_with_its_remedy() {
 #[test]
 fn a_goal_switches_a_feetech_on_and_a_locked_eeprom_answers_ok() {
     let bus = start(BusOptions::new(Make::Feetech, 2));
-    let mut master = master(&bus, Make::Feetech, timing(20, 1));
+    let mut master = master(&bus, Make::Feetech, timing(200, 1));
     use feetech::register as r;
     assert_eq!(master.read(1, r::TORQUE), Ok(0));
     master.write(1, r::GOAL_POSITION, 2100).unwrap();
@@ -167,10 +167,10 @@ fn a_goal_switches_a_feetech_on_and_a_locked_eeprom_answers_ok() {
 fn a_dynamixel_that_is_not_spoken_to_stops_and_needs_torque_anew() {
     let bus = start(BusOptions::new(Make::Dynamixel, JOINTS));
     let clock = MonotonicClock::new();
-    let mut arm = arm(&bus, Make::Dynamixel, timing(20, 1));
+    let mut arm = arm(&bus, Make::Dynamixel, timing(200, 1));
     arm.set_torque(clock.now(), true).unwrap();
     arm.write(clock.now(), &[0.05; JOINTS]).unwrap();
-    std::thread::sleep(Duration::from_millis(250));
+    std::thread::sleep(Duration::from_millis(1500));
     arm.read(clock.now()).unwrap();
     assert_eq!(arm.counts().watchdog_trips, 1);
     assert_eq!(arm.write(clock.now(), &[0.1; JOINTS]), Err(BusError::Refused { servo: 0 }));
@@ -181,7 +181,7 @@ fn a_dynamixel_that_is_not_spoken_to_stops_and_needs_torque_anew() {
 #[test]
 fn a_dynamixel_refuses_by_number_and_stuffs_bytes() {
     let bus = start(BusOptions::new(Make::Dynamixel, 1));
-    let mut master = master(&bus, Make::Dynamixel, timing(20, 1));
+    let mut master = master(&bus, Make::Dynamixel, timing(200, 1));
     use dynamixel::register as r;
     master.write(1, r::TORQUE, 1).unwrap();
     assert_eq!(master.write(1, r::OPERATING_MODE, 4), Err(TransactionError::Refused { id: 1, code: 7 }));
@@ -194,7 +194,7 @@ fn a_dynamixel_refuses_by_number_and_stuffs_bytes() {
 fn a_hot_or_starved_servo_is_a_health_fault_until_it_recovers() {
     let bus = start(BusOptions::new(Make::Feetech, JOINTS));
     let clock = MonotonicClock::new();
-    let mut arm = arm(&bus, Make::Feetech, timing(20, 1));
+    let mut arm = arm(&bus, Make::Feetech, timing(200, 1));
     let mut last = |count: usize| (0..count).map(|_| arm.read(clock.now())).last().unwrap();
     assert!(last(2).is_ok());
     bus.set_supply(12.0, 66.0);
@@ -210,11 +210,11 @@ fn a_hot_or_starved_servo_is_a_health_fault_until_it_recovers() {
 #[test]
 fn a_jump_no_joint_can_make_is_not_believed() {
     let bus = start(BusOptions::new(Make::Feetech, JOINTS));
-    let mut arm = arm(&bus, Make::Feetech, timing(20, 1));
+    let mut arm = arm(&bus, Make::Feetech, timing(200, 1));
     let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
     arm.read(at(1000)).unwrap();
     // The servo's own zero moves: to the driver the joint jumps by 600 counts.
-    let mut other = master(&bus, Make::Feetech, timing(20, 1));
+    let mut other = master(&bus, Make::Feetech, timing(200, 1));
     other.write_eeprom(3, &[(feetech::register::HOMING_OFFSET, 600)]).unwrap();
     assert_eq!(arm.read(at(1010)), Err(BusError::Implausible { servo: 2 }));
     assert!(arm.counts().implausible >= 2, "asked again before it was refused");
@@ -228,7 +228,7 @@ fn an_unplugged_bus_is_gone() {
     for make in MAKES {
         let bus = start(BusOptions::new(make, JOINTS));
         let clock = MonotonicClock::new();
-        let mut arm = arm(&bus, make, timing(20, 1));
+        let mut arm = arm(&bus, make, timing(200, 1));
         arm.read(clock.now()).unwrap();
         drop(bus);
         assert_eq!(arm.read(clock.now()), Err(BusError::Disconnected));
