@@ -18,13 +18,14 @@ use endplate_policies::{
     OpenLoopInputs, OutputFault, Policy, PolicyError, Resize, StopReason, infer_open_loop, load_policy,
 };
 
-const BUNDLES: [&str; 6] = [
+const BUNDLES: [&str; 7] = [
     "lerobot_act",
     "lerobot_diffusion_ddim",
     "lerobot_diffusion_ddpm",
     "lerobot_smolvla",
     "lerobot_pi0",
     "lerobot_pi05",
+    "lerobot_pi0_fast",
 ];
 
 fn path(name: &str) -> PathBuf {
@@ -122,7 +123,8 @@ fn every_family_gives_the_rows_of_the_framework_that_trained_it() {
         assert_eq!(scene.infer(policy, unlimited()).unwrap().rows(), chunk.rows(), "{what}: the same bits twice");
         assert_eq!(infer_open_loop(policy, &scene.inputs).unwrap().chunk.rows(), chunk.rows(), "{what}: open loop");
         assert_eq!(chunk.epoch(), Epoch(3));
-        assert!(policy.tokens().is_empty());
+        let tokens = scene.golden.contains("tokens_0").then(|| scene.golden.ids("tokens_0").unwrap());
+        assert_eq!(policy.tokens(), tokens.unwrap_or_default(), "{what}: token for token");
         policy.check_instruction("fold the shirt").unwrap();
     });
 }

@@ -12,6 +12,7 @@ FAMILIES: dict[str, set[str]] = {
     "diffusion": set(),
     "smolvla": {"smolvla_new_line_processor", "tokenizer_processor"},
     "pi0": {"pi0_new_line_processor", "tokenizer_processor", "relative_actions_processor", "absolute_actions_processor"},
+    "pi0_fast": {"pi0_fast_prepare_state_tokenizer_processor_step", "tokenizer_processor", "action_tokenizer_processor", "relative_actions_processor", "absolute_actions_processor"},
     "pi05": {"pi05_prepare_state_tokenizer_processor_step", "tokenizer_processor", "relative_actions_processor", "absolute_actions_processor"},
 }
 
@@ -34,9 +35,10 @@ def lerobot(args: argparse.Namespace) -> int:
         source = bundle.load(checkpoint, embodiment)
         from .lerobot.act import Act
         from .lerobot.diffusion import Diffusion
+        from .lerobot.pi0_fast import Pi0Fast
         from .lerobot.vla import Vla
 
-        family = {"act": Act, "diffusion": Diffusion, "smolvla": Vla, "pi0": Vla, "pi05": Vla}[checkpoint.family](source)
+        family = {"act": Act, "diffusion": Diffusion, "smolvla": Vla, "pi0": Vla, "pi05": Vla, "pi0_fast": Pi0Fast}[checkpoint.family](source)
         name = args.name or args.out.name.replace("_", "-")
         description = args.description or f"A LeRobot policy of type {checkpoint.family}."
         report = bundle.write(source, family, args.out, name, description)

@@ -26,6 +26,7 @@ FIXTURES = {
     "lerobot_diffusion_ddpm": lambda folder: lerobot_policies.diffusion(folder, tiny=True, seed=2, noise_scheduler_type="DDPM", n_obs_steps=1, prediction_type="sample", beta_schedule="scaled_linear"),
     "lerobot_smolvla": lambda folder: lerobot_policies.smolvla(folder, tiny=True, seed=1),
     "lerobot_pi0": lambda folder: lerobot_policies.pi0(folder, tiny=True, seed=1),
+    "lerobot_pi0_fast": lambda folder: lerobot_policies.pi0_fast(folder, tiny=True, seed=1),
     "lerobot_pi05": lambda folder: lerobot_policies.pi05(folder, tiny=True, seed=1),
 }
 

@@ -2,8 +2,9 @@
 //! line feed.
 
 use super::Graphs;
+use super::frame::Frame;
 use super::smolvla::line;
-use super::vla::{Convention, StateIn, Vla};
+use super::vla::{self, Convention, StateIn, Vla};
 use crate::bundle::{Bundle, VlaSpec};
 use crate::engine::Engine;
 use crate::load::LoadError;
@@ -17,7 +18,7 @@ pub(super) fn load(
     rules: VlaSpec,
     engine: &dyn Engine,
     graphs: &Graphs<'_>,
-) -> Result<Vla, LoadError> {
+) -> Result<Frame<Vla>, LoadError> {
     let convention = Convention { state: StateIn::Denoise, prompt: line };
-    Vla::load(bundle, rules, convention, engine, graphs)
+    vla::load(bundle, rules, convention, engine, graphs)
 }
