@@ -16,6 +16,7 @@ mod families;
 mod image;
 pub mod kv;
 mod load;
+mod memory;
 mod normalisation;
 mod observation;
 mod open_loop;
@@ -26,6 +27,7 @@ pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec
 pub use chunk::{ActionChunk, Stages};
 pub use image::{CameraSlot, Pad, Resize};
 pub use load::{Deviations, EngineChoice, EngineInfo, LoadError, Loaded, load_policy};
+pub use memory::{MemoryBound, available_memory};
 pub use normalisation::Normalisation;
 pub use observation::{Anchor, Budget, Committed, Epoch, Moment, Observation};
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop};

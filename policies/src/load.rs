@@ -5,8 +5,12 @@
 //! recorded, within the tolerances the bundle declares for this engine. An engine without declared tolerances is
 //! refused: nobody has said what is good enough there.
 
-use crate::bundle::{Arrays, Bundle, BundleError, GOLDEN_FILE, GoldenSample, POLICY_FILE, Precision, Tolerance};
-use crate::engine::{Engine, EngineError};
+use crate::bundle::{
+    Arrays, Bundle, BundleError, GOLDEN_FILE, GoldenSample, POLICY_FILE, PolicySpec, Precision, Tolerance,
+};
+#[cfg(feature = "ort")]
+use crate::engine::Provider;
+use crate::engine::{Engine, EngineDescription, EngineError, Placement};
 use crate::families::{self, Inspect};
 use crate::observation::Epoch;
 use crate::open_loop::{OpenLoopInputs, infer_open_loop};
@@ -24,6 +28,44 @@ pub enum EngineChoice {
 }
 
 impl EngineChoice {
+    /// The GPU the first GPU provider asks for, if there is one.
+    pub fn gpu(&self) -> Option<u32> {
+        match self {
+            #[cfg(feature = "ort")]
+            Self::Ort(options) => {
+                let gpu = options.providers.requests().iter().find(|request| request.name != Provider::Cpu)?;
+                Some(gpu.device_id.unwrap_or(0))
+            }
+            #[cfg(feature = "tract")]
+            Self::Tract => None,
+        }
+    }
+
+    /// Scratch that the providers are allowed, bytes.
+    pub fn workspace_bytes(&self) -> u64 {
+        match self {
+            #[cfg(feature = "ort")]
+            Self::Ort(options) => {
+                let mib = options.providers.requests().iter().filter_map(|request| request.workspace_mib);
+                mib.map(u64::from).sum::<u64>() << 20
+            }
+            #[cfg(feature = "tract")]
+            Self::Tract => 0,
+        }
+    }
+
+    /// The same choice for a bundle's graphs: built engines are kept by its digest.
+    fn for_bundle(self, digest: &str) -> Self {
+        match self {
+            #[cfg(feature = "ort")]
+            Self::Ort(options) => {
+                Self::Ort(crate::engine::ort::OrtOptions { bundle_digest: digest.to_owned(), ..options })
+            }
+            #[cfg(feature = "tract")]
+            Self::Tract => self,
+        }
+    }
+
     /// Starts the engine.
     ///
     /// # Errors
@@ -47,8 +89,12 @@ pub struct EngineInfo {
     pub version: String,
     /// The library in use and how it was found; empty for an engine that is compiled in.
     pub library: String,
-    /// Execution providers in use.
+    /// Execution providers that hold nodes of the graphs.
     pub providers: Vec<String>,
+    /// Where the nodes of each graph lie; empty for an engine that has no choice.
+    pub placements: Vec<Placement>,
+    /// Preferred providers that could not start, with the reason.
+    pub skipped: Vec<String>,
     /// Numbers the graphs compute in.
     pub precision: &'static str,
 }
@@ -154,22 +200,43 @@ pub enum LoadError {
 /// Takes seconds: start-up only.
 pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, LoadError> {
     let spec = bundle.spec();
-    let engine = choice.start()?;
+    let engine = choice.for_bundle(bundle.digest()).start()?;
     let description = engine.description();
     let tolerance = spec.engines.get(description.name).copied().ok_or_else(|| LoadError::Undeclared {
         engine: description.name,
         declared: spec.engines.keys().cloned().collect(),
     })?;
     let mut policy = families::load(bundle, &*engine)?;
+    let placements = engine.placements();
+    check_shares(spec, description.name, &placements)?;
     let golden = replay_golden(bundle, &mut *policy, description.name, tolerance)?;
-    let engine = EngineInfo {
-        name: description.name,
-        version: description.version,
-        library: description.library,
-        providers: description.providers,
-        precision: spec.precision.name(),
-    };
+    let EngineDescription { name, version, library, mut providers, skipped } = description;
+    if !placements.is_empty() {
+        providers.retain(|provider| placements.iter().any(|placement| placement.nodes.contains_key(provider)));
+    }
+    let precision = spec.precision.name();
+    let engine = EngineInfo { name, version, library, providers, placements, skipped, precision };
     Ok(Loaded { policy, engine, golden })
+}
+
+/// Refuses a graph of which a provider holds less than the bundle demands.
+fn check_shares(spec: &PolicySpec, engine: &str, placements: &[Placement]) -> Result<(), EngineError> {
+    for demand in spec.shares.iter().filter(|demand| demand.engine == engine) {
+        let provider = demand.provider.ort_name();
+        if let Some(placement) = placements.iter().find(|placement| placement.share(provider) < demand.least) {
+            return Err(EngineError::Placement {
+                graph: placement.graph.clone(),
+                detail: format!(
+                    "{POLICY_FILE} demands that `{}` holds {} of the nodes, and it holds {:.3}",
+                    demand.provider,
+                    demand.least,
+                    placement.share(provider)
+                ),
+                placement: placement.to_string(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn replay_golden(

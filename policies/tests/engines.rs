@@ -220,6 +220,7 @@ fn foreign_slots_are_refused() {
 mod library {
     use endplate_policies::engine::ort::{Ort, OrtOptions};
     use endplate_policies::engine::{EngineError, LibraryError};
+    use std::process::Command;
 
     fn error(options: OrtOptions) -> EngineError {
         Ort::new(&options).map(drop).unwrap_err()
@@ -249,12 +250,47 @@ mod library {
         );
     }
 
-    #[test]
-    fn a_provider_that_is_not_built_is_refused_by_name_and_never_replaced() {
-        let found = error(OrtOptions { providers: vec!["CUDAExecutionProvider".into()], ..OrtOptions::default() });
-        assert!(
-            matches!(&found, EngineError::Provider { requested, .. } if requested == "CUDAExecutionProvider"),
-            "{found}"
+    /// A library with the entry point of ONNX Runtime and another version, compiled on the spot.
+    fn library_of_version(folder: &std::path::Path, version: &str) -> std::path::PathBuf {
+        let source = folder.join("stub.c");
+        let text = format!(
+            "#include <stddef.h>\n\
+             static const void* api(unsigned version) {{ return NULL; }}\n\
+             static const char* text(void) {{ return \"{version}\"; }}\n\
+             static const struct {{ const void* (*api)(unsigned); const char* (*text)(void); }} base = {{ api, text }};\n\
+             const void* OrtGetApiBase(void) {{ return &base; }}\n"
         );
+        std::fs::write(&source, text).unwrap();
+        let library = folder.join(format!("libonnxruntime.so.{version}"));
+        let compiler = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
+        assert!(compiler.success());
+        library
+    }
+
+    #[test]
+    fn a_library_that_is_too_old_is_refused_with_its_version_and_the_one_needed() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = library_of_version(folder.path(), "1.17.3");
+        // In a process of its own: ONNX Runtime allows one library in a process.
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "library::in_another_process", "--nocapture", "--ignored"])
+            .env("ENDPLATE_TEST_LIBRARY", library)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("has version 1.17.3 and 1.24 or newer is needed"), "{text}");
+    }
+
+    /// Prints why the library of `ENDPLATE_TEST_LIBRARY` with the providers of `ENDPLATE_TEST_PROVIDERS` is refused.
+    #[test]
+    #[ignore = "run by other tests, in a process of its own"]
+    fn in_another_process() {
+        let library = std::env::var_os("ENDPLATE_TEST_LIBRARY").map(Into::into);
+        let providers = match std::env::var("ENDPLATE_TEST_PROVIDERS") {
+            Ok(list) => endplate_policies::engine::ProviderList::from_names(&list, "test").unwrap(),
+            Err(_) => Default::default(),
+        };
+        println!("{}", error(OrtOptions { library, providers, ..OrtOptions::default() }));
     }
 }

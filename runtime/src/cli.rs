@@ -8,6 +8,8 @@ pub mod complete;
 #[cfg(feature = "sim")]
 pub mod dataset;
 pub mod doctor;
+#[cfg(feature = "ort")]
+mod doctor_nvidia;
 pub mod error;
 #[cfg(feature = "sim")]
 pub mod evaluate;

@@ -29,7 +29,7 @@ pub(crate) use golden::{GOLDEN_FILE, GoldenSample, RecordedMoment};
 pub use prompt::{AnswerSpec, Ids, PromptSpec, PromptText};
 pub use robot::{Mismatch, check_robot};
 pub use source::BundleSource;
-pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, Tolerance, Training};
+pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Tolerance, Training};
 
 /// The file that describes the bundle.
 pub const POLICY_FILE: &str = "policy.toml";

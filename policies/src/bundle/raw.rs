@@ -71,6 +71,9 @@ pub(super) struct RawTolerance {
     #[serde(default)]
     pub epsilon: Option<f64>,
     pub action_rad: f64,
+    /// Least share of every graph's nodes, by execution provider.
+    #[serde(default)]
+    pub share: BTreeMap<String, f64>,
 }
 
 #[derive(Deserialize)]

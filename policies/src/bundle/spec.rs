@@ -9,6 +9,7 @@ use super::raw::{RawAction, RawBudget, RawCamera, RawChunk, RawPolicy, RawTolera
 use super::statistics::checked_statistics;
 use super::{BundleError, POLICY_FILE};
 use crate::action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
+use crate::engine::Provider;
 use crate::image::{CameraSlot, Pad, Resize};
 use crate::normalisation::Normalisation;
 
@@ -46,6 +47,17 @@ pub struct Tolerance {
     pub head: f64,
     /// Joint positions of the rows, rad.
     pub action_rad: f64,
+}
+
+/// A demand on an engine: a provider holds at least this share of the nodes of every graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProviderShare {
+    /// The engine.
+    pub engine: String,
+    /// The provider.
+    pub provider: Provider,
+    /// The least share, above 0 and at most 1.
+    pub least: f64,
 }
 
 /// Rows and how they are played.
@@ -102,6 +114,8 @@ pub struct PolicySpec {
     pub description: String,
     /// Tolerances by engine name; an engine not listed is refused.
     pub engines: BTreeMap<String, Tolerance>,
+    /// What the bundle demands of execution providers.
+    pub shares: Vec<ProviderShare>,
     /// SHA-256 (lower-case hex) of every file but `policy.toml`.
     pub files: BTreeMap<String, String>,
     /// Camera slots, in the model's order.
@@ -180,6 +194,12 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         .iter()
         .map(|(name, tolerance)| Ok((name.clone(), checked_tolerance(name, tolerance, &family)?)))
         .collect::<Result<_, _>>()?;
+    let mut shares = Vec::new();
+    for (engine, raw) in &raw.engines {
+        for (name, least) in &raw.share {
+            shares.push(checked_share(engine, name, *least)?);
+        }
+    }
     let costs = checked_costs(&raw.budget, &family)?;
     for (path, digest) in &raw.files {
         if digest.len() != 64 || !digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
@@ -246,6 +266,7 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         precision,
         description: raw.description,
         engines,
+        shares,
         files: raw.files,
         cameras,
         state,
@@ -298,6 +319,20 @@ fn checked_tolerance(engine: &str, raw: &RawTolerance, family: &FamilySpec) -> R
         }
     }
     Ok(Tolerance { visual, head, action_rad: raw.action_rad })
+}
+
+fn checked_share(engine: &str, provider: &str, least: f64) -> Result<ProviderShare, BundleError> {
+    let key = format!("engines.{engine}.share.{provider}");
+    if engine != "ort" {
+        return Err(invalid(key, least, format!("`{engine}` has no execution providers: leave it out")));
+    }
+    let Some(provider) = Provider::from_name(provider) else {
+        return Err(invalid(key, least, "name tensorrt, tensorrt_rtx, cuda or cpu"));
+    };
+    if !(least > 0.0 && least <= 1.0) {
+        return Err(invalid(key, least, "write a share of the nodes above 0 and at most 1"));
+    }
+    Ok(ProviderShare { engine: engine.to_owned(), provider, least })
 }
 
 fn checked_costs(raw: &RawBudget, family: &FamilySpec) -> Result<CostModel, BundleError> {

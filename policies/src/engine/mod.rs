@@ -5,13 +5,19 @@
 //! tensors are then reached by [`InputSlot`] and [`OutputSlot`], which the contract handed out: no name is looked up
 //! while running.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 #[cfg(feature = "ort")]
 pub mod ort;
+mod providers;
 #[cfg(feature = "tract")]
 pub mod tract;
+
+pub use providers::{
+    ComputePrecision, EngineFile, Provider, ProviderList, ProviderRequest, ProvidersError, Requirement,
+};
 
 /// Element type of a graph's tensor.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -253,13 +259,43 @@ pub enum EngineError {
     /// The ONNX Runtime library could not be used.
     #[error(transparent)]
     Library(#[from] LibraryError),
-    /// An execution provider this build does not run.
-    #[error("execution provider `{requested}` is not built in; this build runs {supported:?}")]
+    /// A required execution provider could not start.
+    #[error("execution provider `{provider}` cannot start with {library}: {detail}; it needs {needs}")]
     Provider {
-        /// The name asked for.
-        requested: String,
-        /// The names that work.
-        supported: &'static [&'static str],
+        /// The provider.
+        provider: &'static str,
+        /// The library and its version.
+        library: String,
+        /// What ONNX Runtime said.
+        detail: String,
+        /// What it needs.
+        needs: &'static str,
+    },
+    /// None of the preferred providers could start, and the list allows nothing else.
+    #[error("none of the preferred execution providers can start, and nothing else is in the list: {}; add `cpu` to the list to let it run there", .skipped.join("; "))]
+    NoProvider {
+        /// Each provider with its reason.
+        skipped: Vec<String>,
+    },
+    /// Nodes lie on a provider that the list or the bundle does not allow.
+    #[error("graph `{graph}`: {detail}; its nodes lie on {placement}")]
+    Placement {
+        /// The graph.
+        graph: String,
+        /// What was wanted.
+        detail: String,
+        /// Where they lie.
+        placement: String,
+    },
+    /// A folder of built engines cannot be used.
+    #[error("engine cache {folder}: {detail}; {remedy}")]
+    Cache {
+        /// The folder.
+        folder: String,
+        /// What is wrong.
+        detail: String,
+        /// What to do.
+        remedy: String,
     },
 }
 
@@ -325,14 +361,50 @@ pub struct EngineDescription {
     pub version: String,
     /// The library in use and how it was found; empty for an engine that is compiled in.
     pub library: String,
-    /// Execution providers in use.
+    /// Execution providers that started, in order; which of them hold nodes is known once graphs are loaded, see
+    /// [`Engine::placements`].
     pub providers: Vec<String>,
+    /// Preferred providers that could not start, with the reason.
+    pub skipped: Vec<String>,
+}
+
+/// Where the nodes of one loaded graph lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The graph.
+    pub graph: String,
+    /// Nodes by provider, in the engine's words.
+    pub nodes: BTreeMap<String, usize>,
+}
+
+impl Placement {
+    /// The share of the graph's nodes that a provider holds, 0 to 1; 0 for a graph without nodes.
+    pub fn share(&self, provider: &str) -> f64 {
+        let all: usize = self.nodes.values().sum();
+        let held = self.nodes.get(provider).copied().unwrap_or(0);
+        if all == 0 { 0.0 } else { held as f64 / all as f64 }
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: usize = self.nodes.values().sum();
+        for (index, (provider, nodes)) in self.nodes.iter().enumerate() {
+            write!(f, "{}{provider} ({nodes} of {all})", if index == 0 { "" } else { ", " })?;
+        }
+        if self.nodes.is_empty() { f.write_str("nothing") } else { Ok(()) }
+    }
 }
 
 /// Loads graphs.
 pub trait Engine: Send {
     /// What this engine is.
     fn description(&self) -> EngineDescription;
+
+    /// Where the nodes of the graphs loaded so far lie; empty for an engine that has no choice.
+    fn placements(&self) -> Vec<Placement> {
+        Vec::new()
+    }
 
     /// Builds a session of `graph` whose tensors are exactly those of `contract`.
     ///

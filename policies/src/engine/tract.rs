@@ -32,6 +32,7 @@ impl Engine for Tract {
             version: VERSION.to_owned(),
             library: String::new(),
             providers: vec!["CPU".to_owned()],
+            skipped: Vec::new(),
         }
     }
 

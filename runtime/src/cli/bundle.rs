@@ -2,11 +2,17 @@
 
 use super::error::{CliError, read_text};
 use clap::{Args, ValueEnum};
+use core::time::Duration;
 use endplate_hal::{RobotSpec, robots};
 #[cfg(feature = "ort")]
 use endplate_policies::OrtOptions;
+#[cfg(feature = "ort")]
+use endplate_policies::engine::{EngineFile, ProviderList};
 use endplate_policies::{Bundle, BundleSource, EngineChoice, LoadError, Loaded, check_robot, load_policy};
 use include_dir::{Dir, include_dir};
+use indicatif::ProgressBar;
+#[cfg(feature = "ort")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -25,6 +31,13 @@ pub struct PolicyArguments {
     /// `onnxruntime`, then system paths.
     #[arg(long, value_name = "FILE")]
     pub ort_library: Option<PathBuf>,
+    /// Execution providers for `--engine ort`, in order, such as `tensorrt?,cuda,cpu`: one with `?` may be missing, and
+    /// nodes run on the CPU only where `cpu` stands in the list; without it, `cpu`.
+    #[arg(long, value_name = "LIST", conflicts_with = "engine_config")]
+    pub providers: Option<String>,
+    /// File with library, engine cache and providers with their options for `--engine ort` (`policies/PROVIDERS.md`).
+    #[arg(long, value_name = "FILE")]
+    pub engine_config: Option<PathBuf>,
 }
 
 /// An engine by name.
@@ -52,21 +65,54 @@ impl PolicyArguments {
     /// Opens the bundle and loads its policy on the engine.
     pub fn load(&self) -> Result<(Bundle, Loaded), CliError> {
         let bundle = self.open()?;
-        let loaded = load_policy(&bundle, self.engine()?).map_err(|error| match error {
+        let choice = self.engine()?;
+        let spinner = choice.gpu().map(|_| {
+            let words = "loading the graphs; the first start on this machine builds engines, which can take minutes";
+            let spinner = ProgressBar::new_spinner().with_message(words);
+            spinner.enable_steady_tick(Duration::from_millis(100));
+            spinner
+        });
+        let loaded = load_policy(&bundle, choice);
+        if let Some(spinner) = spinner {
+            spinner.finish_and_clear();
+        }
+        let loaded = loaded.map_err(|error| match error {
             LoadError::Engine(error) => CliError::Engine(error.to_string()),
             error => CliError::Refused(format!("{}: {error}", bundle.source())),
         })?;
+        for reason in &loaded.engine.skipped {
+            eprintln!("preferred execution provider left out: {reason}");
+        }
         Ok((bundle, loaded))
     }
 
     /// The engine asked for, if it is built in.
     pub fn engine(&self) -> Result<EngineChoice, CliError> {
+        if self.engine != EngineName::Ort && (self.providers.is_some() || self.engine_config.is_some()) {
+            return Err(CliError::Input(
+                "--providers and --engine-config are about ONNX Runtime: add `--engine ort`, or leave them out".into(),
+            ));
+        }
         match self.engine {
             #[cfg(feature = "tract")]
             EngineName::Tract => Ok(EngineChoice::Tract),
             #[cfg(feature = "ort")]
             EngineName::Ort => {
-                let options = OrtOptions { library: self.ort_library.clone(), ..OrtOptions::default() };
+                let mut options = match &self.engine_config {
+                    None => OrtOptions::default(),
+                    Some(path) => {
+                        let folder = path.parent().unwrap_or(Path::new("."));
+                        let file = EngineFile::from_toml_str(&read_text(path)?, &path.display().to_string(), folder)
+                            .map_err(CliError::input)?;
+                        OrtOptions::from_file(file)
+                    }
+                };
+                if let Some(list) = &self.providers {
+                    options.providers = ProviderList::from_names(list, "--providers").map_err(CliError::input)?;
+                }
+                if let Some(library) = &self.ort_library {
+                    options.library = Some(library.clone());
+                }
                 Ok(EngineChoice::Ort(options))
             }
             #[allow(unreachable_patterns)]

@@ -3,6 +3,7 @@
 use super::bundle::{PolicyArguments, open_robot, require_fit};
 use super::error::CliError;
 use clap::Args;
+use endplate_policies::{MemoryBound, available_memory};
 use std::path::PathBuf;
 
 /// Arguments of `endplate check`.
@@ -24,6 +25,18 @@ pub fn check(arguments: &CheckArguments) -> Result<(), CliError> {
     let bundle = arguments.policy.open()?;
     require_fit(&bundle, &robot)?;
     println!("{} ({}) fits {}", bundle.spec().name, &bundle.digest()[..12], robot.name);
+    let choice = arguments.policy.engine()?;
+    let bound = MemoryBound::of(&bundle, choice.workspace_bytes());
+    match available_memory(choice.gpu()) {
+        Some((available, what)) if bound.total() > available => {
+            return Err(CliError::Refused(format!(
+                "memory: {bound}; {} MiB are {what}: use a smaller or quantised bundle, or a smaller workspace",
+                available >> 20
+            )));
+        }
+        Some((available, what)) => println!("memory: {bound}; {} MiB are {what}", available >> 20),
+        None => println!("memory: {bound}; what is available cannot be read here"),
+    }
     if arguments.golden {
         let (_, loaded) = arguments.policy.load()?;
         let golden = loaded.golden;
@@ -31,6 +44,9 @@ pub fn check(arguments: &CheckArguments) -> Result<(), CliError> {
             "{} {}: {} golden samples; largest differences: visual {:.1e}, logits {:.1e}, joints {:.1e} rad",
             loaded.engine.name, loaded.engine.version, golden.samples, golden.visual, golden.head, golden.action_rad
         );
+        for placement in &loaded.engine.placements {
+            println!("  {}: nodes on {placement}", placement.graph);
+        }
     }
     Ok(())
 }

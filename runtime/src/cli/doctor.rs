@@ -22,13 +22,24 @@ pub struct DoctorArguments {
     json: bool,
 }
 
-struct Line {
-    what: &'static str,
-    pass: bool,
-    /// Whether the built-in demonstration needs it.
-    required: bool,
-    found: String,
-    fix: &'static str,
+/// Who needs what a line is about.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The bundle cannot run without it.
+    Required,
+    /// A robot should not run without it.
+    Advised,
+    /// Only some machines have it.
+    Optional,
+}
+
+/// One check.
+pub(super) struct Line {
+    pub what: &'static str,
+    pub pass: bool,
+    pub need: Need,
+    pub found: String,
+    pub fix: &'static str,
 }
 
 /// Prints one line a check; fails when something required does.
@@ -37,12 +48,13 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
         bundle: arguments.bundle.clone(),
         engine,
         ort_library: arguments.ort_library.clone(),
+        ..PolicyArguments::default()
     };
     let bundle = policy(EngineName::Tract).open();
     let mut lines = vec![Line {
         what: "bundle",
         pass: bundle.is_ok(),
-        required: true,
+        need: Need::Required,
         found: match &bundle {
             Ok(bundle) => format!(
                 "{} ({}), family {}, {} files with matching digests",
@@ -69,7 +81,7 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
         lines.push(Line {
             what,
             pass: tried.is_ok(),
-            required: engine == EngineName::Tract && declared,
+            need: if engine == EngineName::Tract && declared { Need::Required } else { Need::Advised },
             found: match tried {
                 Ok(loaded) => {
                     let library = if loaded.engine.library.is_empty() { "built in" } else { &loaded.engine.library };
@@ -85,6 +97,8 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
             fix,
         });
     }
+    #[cfg(feature = "ort")]
+    lines.extend(super::doctor_nvidia::lines(arguments.ort_library.as_ref()));
     let rights = std::thread::spawn(|| {
         let rights = realtime::request();
         realtime::release();
@@ -95,23 +109,28 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
     lines.push(Line {
         what: "real-time rights",
         pass: rights.is_granted(),
-        required: false,
+        need: Need::Advised,
         found: rights.describe(),
         fix: "run as root, or grant CAP_SYS_NICE and CAP_IPC_LOCK (LimitRTPRIO and LimitMEMLOCK in a systemd unit)",
     });
     for line in &lines {
         if arguments.json {
-            let Line { what, pass, required, found, fix } = line;
+            let Line { what, pass, need, found, fix } = line;
+            let required = *need == Need::Required;
             println!("{}", json!({"check": what, "pass": pass, "required": required, "found": found, "fix": fix}));
         } else {
-            let mark = if line.pass { "pass" } else { "FAIL" };
+            let mark = match (line.pass, line.need) {
+                (true, _) => "pass",
+                (false, Need::Optional) => "none",
+                (false, _) => "FAIL",
+            };
             println!("{mark}  {}: {}", line.what, line.found);
             if !line.pass {
                 println!("      fix: {}", line.fix);
             }
         }
     }
-    match lines.iter().find(|line| line.required && !line.pass) {
+    match lines.iter().find(|line| line.need == Need::Required && !line.pass) {
         None => Ok(()),
         Some(line) => Err(CliError::Engine(format!("{} is needed and not usable", line.what))),
     }

@@ -214,7 +214,12 @@ pub fn evaluate(arguments: &EvaluateArguments) -> Result<(), CliError> {
     let mut settings: Vec<(Setting, Option<String>)> = Vec::new();
     for bundle in &bundles {
         for &engine in &arguments.engine {
-            let policy = PolicyArguments { bundle: bundle.clone(), engine, ort_library: arguments.ort_library.clone() };
+            let policy = PolicyArguments {
+                bundle: bundle.clone(),
+                engine,
+                ort_library: arguments.ort_library.clone(),
+                ..PolicyArguments::default()
+            };
             // A bundle that does not declare the engine is a row that was not run, not the end of the others.
             let (version, refusal) = match policy.load() {
                 Ok((bundle, loaded)) => {

@@ -44,6 +44,10 @@ pub struct InferenceReport {
     engine_version: String,
     library: String,
     providers: Vec<String>,
+    /// Nodes of each graph by the provider that holds them.
+    nodes: BTreeMap<String, BTreeMap<String, usize>>,
+    /// Preferred providers that could not start.
+    providers_left_out: Vec<String>,
     precision: String,
     chunks: u64,
     latency_ms: Option<Percentiles>,
@@ -157,6 +161,8 @@ impl RunReport {
                 engine_version: engine.version.clone(),
                 library: engine.library.clone(),
                 providers: engine.providers.clone(),
+                nodes: engine.placements.iter().map(|p| (p.graph.clone(), p.nodes.clone())).collect(),
+                providers_left_out: engine.skipped.clone(),
                 precision: engine.precision.to_owned(),
                 chunks: inference.chunks,
                 latency_ms: inference.latency.percentiles(MS),

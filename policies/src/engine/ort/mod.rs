@@ -1,10 +1,18 @@
-//! ONNX Runtime through `ort`, loaded at start-up from a library the machine brings. CPU provider, one thread.
+//! ONNX Runtime through `ort`, loaded at start-up from a library the machine brings. One thread.
+//!
+//! Which execution providers run is an ordered list ([`ProviderList`]); nothing falls back unless the list says so, and
+//! what ONNX Runtime really assigned is read back for every graph.
 //!
 //! Spinning is off: it gave tails of 16–20 ms on steps of 0.3 ms when the machine was busy. Inputs and outputs are
 //! bound once and rewritten in place; ONNX Runtime itself still allocates in every run.
 
+mod cache;
 mod library;
+mod machine;
+mod placement;
+mod registration;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,42 +22,146 @@ use ort::session::{IoBinding, Session as Runtime};
 use ort::value::{Tensor, TensorElementType, ValueType};
 
 use super::{
-    Contract, Declared, Direction, Dtype, Engine, EngineDescription, EngineError, GraphSource, InputSlot, OutputSlot,
-    Session, matching, no_slot,
+    Contract, Declared, Direction, Dtype, Engine, EngineDescription, EngineError, EngineFile, GraphSource, InputSlot,
+    OutputSlot, Placement, Provider, ProviderList, ProviderRequest, Requirement, Session, matching, no_slot,
 };
+use cache::CacheKey;
 
 pub use library::{Found, Origin, find_library};
+pub use machine::Machine;
 
 const NAME: &str = "ort";
-const CPU: &str = "CPUExecutionProvider";
-const SUPPORTED: &[&str] = &[CPU];
 
 /// How to start ONNX Runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrtOptions {
     /// The library to load; `None` searches (see [`find_library`]).
     pub library: Option<PathBuf>,
-    /// Execution providers asked for, by ONNX Runtime's names; empty means the CPU. A provider this build does not run
-    /// is refused, never replaced by the CPU.
-    pub providers: Vec<String>,
+    /// Execution providers asked for, in order; the default is the CPU.
+    pub providers: ProviderList,
+    /// Folder under which TensorRT engines are kept; `None` for the user's cache folder.
+    pub cache: Option<PathBuf>,
+    /// Digest of the bundle whose graphs will be loaded: engines are kept by it.
+    pub bundle_digest: String,
+}
+
+impl OrtOptions {
+    /// The options an engine configuration file gives.
+    pub fn from_file(file: EngineFile) -> Self {
+        let EngineFile { library, cache, providers } = file;
+        Self { library, providers, cache, bundle_digest: String::new() }
+    }
+}
+
+/// A provider that started, and the folder of its engines.
+struct Started {
+    request: ProviderRequest,
+    cache: Option<PathBuf>,
 }
 
 /// The ONNX Runtime engine.
 pub struct Ort {
     loaded: &'static library::Loaded,
+    providers: Vec<Started>,
+    skipped: Vec<String>,
+    placements: RefCell<Vec<Placement>>,
 }
 
 impl Ort {
-    /// Finds and loads the library.
+    /// Finds and loads the library, and tries every provider of the list.
     ///
     /// # Errors
-    /// [`EngineError::Library`] with the remedy; [`EngineError::Provider`] for a provider other than the CPU.
+    /// [`EngineError::Library`] with the remedy; [`EngineError::Provider`] for a required provider that cannot start;
+    /// [`EngineError::NoProvider`] where none is left; [`EngineError::Cache`] for a cache that cannot be used.
     pub fn new(options: &OrtOptions) -> Result<Self, EngineError> {
-        if let Some(requested) = options.providers.iter().find(|name| !SUPPORTED.contains(&name.as_str())) {
-            return Err(EngineError::Provider { requested: requested.clone(), supported: SUPPORTED });
-        }
         let found = find_library(options.library.as_deref())?;
-        Ok(Self { loaded: library::load(found)? })
+        let loaded = library::load(found)?;
+        let mut engine = Self { loaded, providers: Vec::new(), skipped: Vec::new(), placements: RefCell::default() };
+        for request in options.providers.requests() {
+            let cache = engine.cache_of(request, options)?;
+            let tried = Runtime::builder(&loaded.environment)
+                .map_err(|error| error.to_string())
+                .and_then(|builder| registration::register(builder, &loaded.environment, request, cache.as_deref()));
+            let tried = tried.map_err(|detail| in_short(&detail));
+            match (tried, request.requirement) {
+                (Ok(_), _) => engine.providers.push(Started { request: request.clone(), cache }),
+                (Err(detail), Requirement::Preferred) => {
+                    engine.skipped.push(format!("{}: {detail} (it needs {})", request.name, request.name.needs()));
+                }
+                (Err(detail), Requirement::Required) => {
+                    return Err(EngineError::Provider {
+                        provider: request.name.name(),
+                        library: format!("{} {}", loaded.found, loaded.version),
+                        detail,
+                        needs: request.name.needs(),
+                    });
+                }
+            }
+        }
+        if engine.providers.is_empty() {
+            return Err(EngineError::NoProvider { skipped: engine.skipped });
+        }
+        Ok(engine)
+    }
+
+    /// The folder of a provider's engines. Made only on a machine that shows an NVIDIA device: elsewhere the provider
+    /// cannot start, and says why itself.
+    fn cache_of(&self, request: &ProviderRequest, options: &OrtOptions) -> Result<Option<PathBuf>, EngineError> {
+        let machine = Machine::read();
+        if !request.keeps_engines() || machine.devices.is_empty() {
+            return Ok(None);
+        }
+        let Some(root) = options.cache.clone().or_else(cache::default_root) else {
+            return Err(EngineError::Cache {
+                folder: "(none)".to_owned(),
+                detail: "neither XDG_CACHE_HOME nor HOME is set".to_owned(),
+                remedy: "name a folder with `cache` in the engine configuration, or switch the provider's cache off"
+                    .to_owned(),
+            });
+        };
+        let key = CacheKey {
+            bundle_digest: options.bundle_digest.clone(),
+            device: machine.devices.join(", "),
+            library: format!(
+                "{}, {}, {}",
+                self.loaded.version,
+                machine.tensorrt().unwrap_or_else(|| "no libnvinfer".to_owned()),
+                machine.driver.as_deref().unwrap_or("no driver version"),
+            ),
+            provider: request.fingerprint(),
+        };
+        cache::folder_for(&root, &key).map(Some)
+    }
+
+    fn allows_cpu(&self) -> bool {
+        self.providers.iter().any(|started| started.request.name == Provider::Cpu)
+    }
+
+    /// Compares where the nodes of a graph lie with what the list allows.
+    fn placed(&self, graph: &str, runtime: &Runtime) -> Result<Placement, EngineError> {
+        let nodes = placement::nodes_by_provider(runtime).map_err(|detail| EngineError::Load {
+            engine: NAME,
+            graph: graph.to_owned(),
+            detail: format!("where its nodes lie cannot be read: {detail}"),
+        })?;
+        let placement = Placement { graph: graph.to_owned(), nodes };
+        let refused = |detail: String| EngineError::Placement {
+            graph: graph.to_owned(),
+            detail,
+            placement: placement.to_string(),
+        };
+        let cpu = Provider::Cpu.ort_name();
+        if !self.allows_cpu() && placement.nodes.contains_key(cpu) {
+            return Err(refused("nodes fell to the CPU, and `cpu` is not in the list of providers".to_owned()));
+        }
+        for Started { request, .. } in &self.providers {
+            let name = request.name;
+            let gpu = name != Provider::Cpu && request.requirement == Requirement::Required;
+            if gpu && !placement.nodes.contains_key(name.ort_name()) {
+                return Err(refused(format!("the required provider `{name}` holds no node")));
+            }
+        }
+        Ok(placement)
     }
 }
 
@@ -59,8 +171,13 @@ impl Engine for Ort {
             name: NAME,
             version: self.loaded.version.clone(),
             library: self.loaded.found.to_string(),
-            providers: SUPPORTED.iter().map(|name| (*name).to_owned()).collect(),
+            providers: self.providers.iter().map(|started| started.request.name.ort_name().to_owned()).collect(),
+            skipped: self.skipped.clone(),
         }
+    }
+
+    fn placements(&self) -> Vec<Placement> {
+        self.placements.borrow().clone()
     }
 
     fn load(&self, graph: GraphSource<'_>, contract: &Contract) -> Result<Box<dyn Session>, EngineError> {
@@ -72,7 +189,9 @@ impl Engine for Ort {
         let session = self.build(graph).map_err(failed)?;
         matching(graph.name, Direction::Input, &declared(session.inputs()), contract.inputs())?;
         matching(graph.name, Direction::Output, &declared(session.outputs()), contract.outputs())?;
+        let placement = self.placed(graph.name, &session)?;
         let bound = OrtSession::bind(session, graph, contract).map_err(failed)?;
+        self.placements.borrow_mut().push(placement);
         Ok(Box::new(bound))
     }
 }
@@ -87,7 +206,16 @@ impl Ort {
             .with_intra_op_spinning(false)
             .map_err(ort::Error::<()>::from)?
             .with_optimization_level(GraphOptimizationLevel::All)
+            .map_err(ort::Error::<()>::from)?
+            .with_config_entry(placement::RECORD, "1")
             .map_err(ort::Error::<()>::from)?;
+        if !self.allows_cpu() {
+            builder = builder.with_disable_cpu_fallback().map_err(ort::Error::<()>::from)?;
+        }
+        for Started { request, cache } in &self.providers {
+            builder = registration::register(builder, &self.loaded.environment, request, cache.as_deref())
+                .map_err(|detail| ort::Error::new(format!("provider {}: {detail}", request.name)))?;
+        }
         for file in graph.external {
             builder = builder
                 .with_external_initializer_file_in_memory(&file.name, Arc::clone(&file.bytes))
@@ -95,6 +223,12 @@ impl Ort {
         }
         builder.commit_from_memory(graph.onnx)
     }
+}
+
+/// ONNX Runtime's message without the place in its source code that comes before it.
+fn in_short(message: &str) -> String {
+    let message = message.trim();
+    message.split_once("[ONNXRuntimeError] : ").map_or(message, |(_, rest)| rest).to_owned()
 }
 
 enum Buffer {

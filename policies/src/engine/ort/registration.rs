@@ -1,0 +1,114 @@
+//! Asking ONNX Runtime for one provider with its options.
+
+use std::path::Path;
+
+use ort::environment::Environment;
+use ort::ep::{self, ExecutionProviderDispatch};
+use ort::memory::DeviceType;
+use ort::session::builder::SessionBuilder;
+
+use crate::engine::{ComputePrecision, Provider, ProviderRequest};
+
+const MIB: usize = 1 << 20;
+
+/// Adds a provider to a session's options. A failure names what ONNX Runtime said, and leaves nothing behind that
+/// would let the session be built without it.
+pub(super) fn register(
+    mut builder: SessionBuilder,
+    environment: &Environment,
+    request: &ProviderRequest,
+    cache: Option<&Path>,
+) -> Result<SessionBuilder, String> {
+    let dispatch = match request.name {
+        Provider::Cpu => return Ok(builder),
+        Provider::TensorRtRtx => return register_plug_in(builder, environment, request, cache),
+        Provider::Cuda => cuda(request),
+        Provider::TensorRt => tensorrt(request, cache),
+    };
+    dispatch.register(&mut builder).map_err(|error| error.to_string())?;
+    Ok(builder)
+}
+
+fn device(request: &ProviderRequest) -> i32 {
+    request.device_id.map_or(0, |id| i32::try_from(id).unwrap_or(i32::MAX))
+}
+
+fn cuda(request: &ProviderRequest) -> ExecutionProviderDispatch {
+    let mut cuda = ep::CUDA::default()
+        .with_device_id(device(request))
+        .with_tf32(request.precision == Some(ComputePrecision::Tf32))
+        // The exhaustive search takes seconds a convolution, and varies from start to start.
+        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+        .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+    if let Some(limit) = request.memory_limit_mib {
+        cuda = cuda.with_memory_limit(limit as usize * MIB);
+    }
+    cuda.build()
+}
+
+fn tensorrt(request: &ProviderRequest, cache: Option<&Path>) -> ExecutionProviderDispatch {
+    let precision = request.precision.unwrap_or(ComputePrecision::F32);
+    let mut tensorrt = ep::TensorRT::default()
+        .with_device_id(device(request))
+        .with_fp16(precision == ComputePrecision::Fp16)
+        .with_bf16(precision == ComputePrecision::Bf16)
+        .with_int8(precision == ComputePrecision::Int8)
+        .with_layer_norm_fp32_fallback(true)
+        .with_context_memory_sharing(true);
+    if let Some(workspace) = request.workspace_mib {
+        tensorrt = tensorrt.with_max_workspace_size(workspace as usize * MIB);
+    }
+    if let Some(core) = request.dla_core {
+        tensorrt = tensorrt.with_dla(true).with_dla_core(core);
+    }
+    if let Some(folder) = cache {
+        let folder = folder.display().to_string();
+        tensorrt = tensorrt
+            .with_engine_cache(true)
+            .with_engine_cache_path(&folder)
+            .with_timing_cache(true)
+            .with_timing_cache_path(&folder);
+    }
+    tensorrt.build()
+}
+
+/// A plug-in goes through a library of its own and the devices that it then offers.
+fn register_plug_in(
+    builder: SessionBuilder,
+    environment: &Environment,
+    request: &ProviderRequest,
+    cache: Option<&Path>,
+) -> Result<SessionBuilder, String> {
+    let name = request.name.ort_name();
+    let offered = |environment: &Environment| {
+        environment.devices().any(|device| device.ep().is_ok_and(|provider| provider == name))
+    };
+    if !offered(environment) {
+        let library = request.library.as_deref().ok_or("no plug-in library was named")?;
+        if !library.is_file() {
+            return Err(format!("the plug-in {} does not exist", library.display()));
+        }
+        environment.register_ep_library(name, library).map_err(|error| error.to_string())?;
+    }
+    let wanted = request.device_id.unwrap_or(0) as usize;
+    let devices: Vec<_> = environment
+        .devices()
+        .filter(|device| {
+            device.ep().is_ok_and(|provider| provider == name) && device.hardware_device().ty() == DeviceType::GPU
+        })
+        .skip(wanted)
+        .take(1)
+        .collect();
+    if devices.is_empty() {
+        return Err(format!("the plug-in offers no GPU with index {wanted}"));
+    }
+    let mut options = Vec::new();
+    if let Some(workspace) = request.workspace_mib {
+        let bytes = workspace as usize * MIB;
+        options.push((format!("{name}.nv_max_workspace_size"), bytes.to_string()));
+    }
+    if let Some(folder) = cache {
+        options.push((format!("{name}.nv_runtime_cache_path"), folder.display().to_string()));
+    }
+    builder.with_devices(devices, Some(&options)).map_err(|error| error.to_string())
+}

@@ -1,0 +1,413 @@
+//! Which execution providers to ask ONNX Runtime for, in which order, and what each must give.
+//!
+//! ONNX Runtime by itself falls back without a word: a provider that cannot start is left out, and nodes that no
+//! provider takes go to the CPU. Here nothing falls back unless the list says so. A `required` provider that cannot
+//! start is an error; a `preferred` one that cannot start is left out, and reported; nodes run on the CPU only where
+//! `cpu` stands in the list.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// An execution provider this build can ask for.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provider {
+    /// TensorRT, part of a library built with it.
+    #[serde(rename = "tensorrt")]
+    TensorRt,
+    /// TensorRT for RTX, a plug-in library of its own.
+    #[serde(rename = "tensorrt_rtx")]
+    TensorRtRtx,
+    /// CUDA, part of a library built with it.
+    Cuda,
+    /// The CPU, part of every library.
+    Cpu,
+}
+
+impl Provider {
+    /// All of them, fastest first.
+    pub const ALL: [Self; 4] = [Self::TensorRt, Self::TensorRtRtx, Self::Cuda, Self::Cpu];
+
+    /// Its name in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TensorRt => "tensorrt",
+            Self::TensorRtRtx => "tensorrt_rtx",
+            Self::Cuda => "cuda",
+            Self::Cpu => "cpu",
+        }
+    }
+
+    /// ONNX Runtime's name for it.
+    pub const fn ort_name(self) -> &'static str {
+        match self {
+            Self::TensorRt => "TensorrtExecutionProvider",
+            Self::TensorRtRtx => "NvTensorRTRTXExecutionProvider",
+            Self::Cuda => "CUDAExecutionProvider",
+            Self::Cpu => "CPUExecutionProvider",
+        }
+    }
+
+    /// What a machine needs for it.
+    pub(crate) const fn needs(self) -> &'static str {
+        match self {
+            Self::TensorRt => {
+                "an NVIDIA driver, CUDA and TensorRT of the versions the library was built for, and an ONNX Runtime library built with TensorRT (on a Jetson: JetPack's, or your own build; the wheel of PyPI has no code for Orin and Thor)"
+            }
+            Self::TensorRtRtx => {
+                "an NVIDIA RTX GPU with its driver, CUDA, and the plug-in's library named with `library`"
+            }
+            Self::Cuda => {
+                "an NVIDIA driver, CUDA and cuDNN of the versions the library was built for, and an ONNX Runtime library built with CUDA (`pip install onnxruntime-gpu` on x86-64)"
+            }
+            Self::Cpu => "nothing",
+        }
+    }
+
+    /// The provider of a name in configuration.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|provider| provider.name() == name)
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What happens when a provider cannot start.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Requirement {
+    /// Nothing runs.
+    #[default]
+    Required,
+    /// It is left out, which is reported, and the next of the list is tried.
+    Preferred,
+}
+
+/// Numbers a GPU provider may compute in. The graph's own quantisation is another matter: it belongs to the bundle.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ComputePrecision {
+    /// 32-bit floats throughout.
+    F32,
+    /// 19-bit products of 32-bit floats (CUDA only).
+    Tf32,
+    /// 16-bit floats where TensorRT finds them faster.
+    Fp16,
+    /// 16-bit brain floats where TensorRT finds them faster.
+    Bf16,
+    /// 8-bit integers, for graphs with quantise and dequantise nodes.
+    Int8,
+}
+
+impl ComputePrecision {
+    /// Its name in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+/// One entry of the list of providers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderRequest {
+    /// Which.
+    pub name: Provider,
+    /// What happens when it cannot start.
+    #[serde(default)]
+    pub requirement: Requirement,
+    /// Index of the GPU (not for `cpu`).
+    #[serde(default)]
+    pub device_id: Option<u32>,
+    /// Numbers to compute in; without it 32-bit floats throughout (`tensorrt` and `cuda`).
+    #[serde(default)]
+    pub precision: Option<ComputePrecision>,
+    /// Most memory for scratch, MiB (`tensorrt`, `tensorrt_rtx`).
+    #[serde(default)]
+    pub workspace_mib: Option<u32>,
+    /// Most memory for the arena, MiB (`cuda`).
+    #[serde(default)]
+    pub memory_limit_mib: Option<u32>,
+    /// The deep-learning accelerator's core, on a Jetson that has one (`tensorrt`).
+    #[serde(default)]
+    pub dla_core: Option<u32>,
+    /// Keep built engines and timings between starts (`tensorrt`, `tensorrt_rtx`); on unless switched off, since an
+    /// engine takes minutes to build.
+    #[serde(default)]
+    pub cache: Option<bool>,
+    /// The plug-in's library (`tensorrt_rtx`, where it is needed).
+    #[serde(default)]
+    pub library: Option<PathBuf>,
+}
+
+impl ProviderRequest {
+    /// A required provider without options.
+    pub const fn required(name: Provider) -> Self {
+        Self {
+            name,
+            requirement: Requirement::Required,
+            device_id: None,
+            precision: None,
+            workspace_mib: None,
+            memory_limit_mib: None,
+            dla_core: None,
+            cache: None,
+            library: None,
+        }
+    }
+
+    /// Whether engines it builds are kept.
+    pub(crate) fn keeps_engines(&self) -> bool {
+        matches!(self.name, Provider::TensorRt | Provider::TensorRtRtx) && self.cache != Some(false)
+    }
+
+    /// The options that change what an engine is, for the key of its cache.
+    pub(crate) fn fingerprint(&self) -> String {
+        let Self { name, device_id, precision, workspace_mib, dla_core, .. } = self;
+        let precision = precision.map_or("f32", ComputePrecision::name);
+        format!("{name} device {} {precision} workspace {workspace_mib:?} dla {dla_core:?}", device_id.unwrap_or(0))
+    }
+}
+
+/// Why a list of providers is refused. Names the place, the key, the value and the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProvidersError {
+    /// Not TOML, an unknown key or another type.
+    #[error("{source_name}: {message}")]
+    Parse {
+        /// The file, or the command line's option.
+        source_name: String,
+        /// The parser's message.
+        message: String,
+    },
+    /// A value that cannot be.
+    #[error("{source_name}: {key} = {value}: {remedy}")]
+    Invalid {
+        /// The file, or the command line's option.
+        source_name: String,
+        /// The key.
+        key: String,
+        /// The value.
+        value: String,
+        /// What to write instead.
+        remedy: String,
+    },
+}
+
+/// An ordered list of providers, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderList(Vec<ProviderRequest>);
+
+impl Default for ProviderList {
+    /// The CPU, required.
+    fn default() -> Self {
+        Self(vec![ProviderRequest::required(Provider::Cpu)])
+    }
+}
+
+impl ProviderList {
+    /// Checks a list.
+    ///
+    /// # Errors
+    /// [`ProvidersError::Invalid`] for an empty list, a provider named twice, one after `cpu`, or an option that its
+    /// provider does not have. `source` names the list in messages.
+    pub fn new(requests: Vec<ProviderRequest>, source: &str) -> Result<Self, ProvidersError> {
+        let invalid = |key: String, value: String, remedy: &str| {
+            Err(ProvidersError::Invalid { source_name: source.to_owned(), key, value, remedy: remedy.to_owned() })
+        };
+        if requests.is_empty() {
+            return invalid("providers".into(), "[]".into(), "name at least one of tensorrt, tensorrt_rtx, cuda, cpu");
+        }
+        for (index, request) in requests.iter().enumerate() {
+            let name = request.name;
+            if requests[..index].iter().any(|earlier| earlier.name == name) {
+                return invalid(format!("providers[{index}].name"), name.to_string(), "name each provider once");
+            }
+            if requests[..index].iter().any(|earlier| earlier.name == Provider::Cpu) {
+                let remedy = "the CPU takes every node, so nothing after it is ever used: put `cpu` last";
+                return invalid(format!("providers[{index}].name"), name.to_string(), remedy);
+            }
+            if name == Provider::TensorRtRtx && request.library.is_none() {
+                let remedy = "name the plug-in's file, for example libonnxruntime_providers_nv_tensorrt_rtx.so";
+                return invalid(format!("providers[{index}].library"), "nothing".into(), remedy);
+            }
+            if let Some((key, value)) = foreign_options(request).next() {
+                let remedy = format!("`{name}` has no such option: leave it out");
+                return invalid(format!("providers[{index}].{key}"), value, &remedy);
+            }
+            if let Some(precision) = request.precision {
+                let fits = match name {
+                    Provider::Cuda => matches!(precision, ComputePrecision::F32 | ComputePrecision::Tf32),
+                    _ => precision != ComputePrecision::Tf32,
+                };
+                if !fits {
+                    let remedy = match name {
+                        Provider::Cuda => "write f32 or tf32; lower precision is a matter of the bundle's graphs there",
+                        _ => "write f32, fp16, bf16 or int8",
+                    };
+                    return invalid(format!("providers[{index}].precision"), precision.name().into(), remedy);
+                }
+            }
+        }
+        Ok(Self(requests))
+    }
+
+    /// Reads `tensorrt?,cuda,cpu`: a question mark makes a provider preferred, without it it is required.
+    ///
+    /// # Errors
+    /// [`ProvidersError::Invalid`], as for [`ProviderList::new`], and for a name that is not a provider's.
+    pub fn from_names(text: &str, source: &str) -> Result<Self, ProvidersError> {
+        let mut requests = Vec::new();
+        for word in text.split(',').map(str::trim) {
+            let (name, requirement) = match word.strip_suffix('?') {
+                Some(name) => (name, Requirement::Preferred),
+                None => (word, Requirement::Required),
+            };
+            let provider = Provider::from_name(name).ok_or_else(|| ProvidersError::Invalid {
+                source_name: source.to_owned(),
+                key: "name".to_owned(),
+                value: format!("{word:?}"),
+                remedy: "write tensorrt, tensorrt_rtx, cuda or cpu, with `?` after one that may be missing".to_owned(),
+            })?;
+            requests.push(ProviderRequest { requirement, ..ProviderRequest::required(provider) });
+        }
+        Self::new(requests, source)
+    }
+
+    /// The entries, in order.
+    pub fn requests(&self) -> &[ProviderRequest] {
+        &self.0
+    }
+
+    /// Whether nodes may run on the CPU.
+    pub fn allows_cpu(&self) -> bool {
+        self.0.iter().any(|request| request.name == Provider::Cpu)
+    }
+}
+
+/// Options given to a provider that does not have them.
+fn foreign_options(request: &ProviderRequest) -> impl Iterator<Item = (&'static str, String)> {
+    use Provider::{Cpu, Cuda, TensorRt, TensorRtRtx};
+    let given: [(&'static str, Option<String>, &'static [Provider]); 7] = [
+        ("device_id", request.device_id.map(|id| id.to_string()), &[TensorRt, TensorRtRtx, Cuda]),
+        ("precision", request.precision.map(|p| p.name().to_owned()), &[TensorRt, Cuda]),
+        ("workspace_mib", request.workspace_mib.map(|mib| mib.to_string()), &[TensorRt, TensorRtRtx]),
+        ("memory_limit_mib", request.memory_limit_mib.map(|mib| mib.to_string()), &[Cuda]),
+        ("dla_core", request.dla_core.map(|core| core.to_string()), &[TensorRt]),
+        ("cache", request.cache.map(|cache| cache.to_string()), &[TensorRt, TensorRtRtx]),
+        ("library", request.library.as_ref().map(|path| path.display().to_string()), &[TensorRtRtx]),
+    ];
+    let name = request.name;
+    debug_assert!(given.iter().all(|(_, _, whose)| !whose.contains(&Cpu)));
+    given.into_iter().filter_map(move |(key, value, whose)| Some((key, value.filter(|_| !whose.contains(&name))?)))
+}
+
+/// What an engine configuration file says: which library, which providers, where engines are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineFile {
+    /// The ONNX Runtime library.
+    pub library: Option<PathBuf>,
+    /// Folder of the engine cache.
+    pub cache: Option<PathBuf>,
+    /// The providers.
+    pub providers: ProviderList,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEngineFile {
+    #[serde(default)]
+    library: Option<PathBuf>,
+    #[serde(default)]
+    cache: Option<PathBuf>,
+    providers: Vec<ProviderRequest>,
+}
+
+impl EngineFile {
+    /// Parses the text of an engine configuration; relative paths are relative to `folder`.
+    ///
+    /// # Errors
+    /// [`ProvidersError`] naming `file`, the key, the value and the remedy.
+    pub fn from_toml_str(text: &str, file: &str, folder: &Path) -> Result<Self, ProvidersError> {
+        let raw: RawEngineFile = toml::from_str(text)
+            .map_err(|error| ProvidersError::Parse { source_name: file.to_owned(), message: error.to_string() })?;
+        let under = |path: PathBuf| folder.join(path);
+        let mut providers = ProviderList::new(raw.providers, file)?;
+        for request in &mut providers.0 {
+            request.library = request.library.take().map(under);
+        }
+        Ok(Self { library: raw.library.map(under), cache: raw.cache.map(under), providers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        EngineFile::from_toml_str(text, "engine.toml", Path::new("/etc/endplate")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_short_form_keeps_the_order_and_marks_what_may_be_missing() {
+        let list = ProviderList::from_names("tensorrt?, cuda ,cpu", "--providers").unwrap();
+        let names: Vec<_> = list.requests().iter().map(|r| (r.name.name(), r.requirement)).collect();
+        let (required, preferred) = (Requirement::Required, Requirement::Preferred);
+        assert_eq!(names, [("tensorrt", preferred), ("cuda", required), ("cpu", required)]);
+        assert!(list.allows_cpu() && !ProviderList::from_names("cuda", "").unwrap().allows_cpu());
+    }
+
+    #[test]
+    fn a_file_names_library_cache_and_options() {
+        let text = r#"
+            library = "lib/libonnxruntime.so"
+            cache = "/var/cache/endplate"
+            [[providers]]
+            name = "tensorrt"
+            requirement = "preferred"
+            precision = "fp16"
+            workspace_mib = 2048
+            dla_core = 1
+            [[providers]]
+            name = "cpu"
+        "#;
+        let file = EngineFile::from_toml_str(text, "engine.toml", Path::new("/etc/endplate")).unwrap();
+        assert_eq!(file.library.as_deref(), Some(Path::new("/etc/endplate/lib/libonnxruntime.so")));
+        assert_eq!(file.cache.as_deref(), Some(Path::new("/var/cache/endplate")));
+        let first = &file.providers.requests()[0];
+        assert_eq!((first.precision, first.workspace_mib), (Some(ComputePrecision::Fp16), Some(2048)));
+        assert!(first.keeps_engines() && !file.providers.requests()[1].keeps_engines());
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_file_key_value_and_remedy() {
+        for (text, words) in [
+            ("providers = []", "providers = []"),
+            ("[[providers]]\nname = \"cpu\"\n[[providers]]\nname = \"cuda\"", "put `cpu` last"),
+            ("[[providers]]\nname = \"cuda\"\n[[providers]]\nname = \"cuda\"", "name each provider once"),
+            ("[[providers]]\nname = \"cuda\"\ndla_core = 0", "providers[0].dla_core = 0: `cuda` has no such option"),
+            ("[[providers]]\nname = \"cpu\"\nprecision = \"fp16\"", "`cpu` has no such option"),
+            ("[[providers]]\nname = \"cuda\"\nprecision = \"int8\"", "write f32 or tf32"),
+            ("[[providers]]\nname = \"tensorrt\"\nprecision = \"tf32\"", "write f32, fp16, bf16 or int8"),
+            ("[[providers]]\nname = \"tensorrt_rtx\"", "name the plug-in's file"),
+            ("[[providers]]\nname = \"rocm\"", "unknown variant"),
+            ("[[providers]]\nname = \"cuda\"\nfallback = true", "unknown field"),
+        ] {
+            let message = refusal(text);
+            assert!(message.starts_with("engine.toml: ") && message.contains(words), "{message}");
+        }
+        let message = ProviderList::from_names("cuda,vulkan", "--providers").unwrap_err().to_string();
+        assert!(message.contains("--providers") && message.contains("\"vulkan\""), "{message}");
+    }
+}
