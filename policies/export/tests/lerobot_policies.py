@@ -252,9 +252,10 @@ def fast_processor(folder: Path):
     return folder
 
 
-def pi0_fast(folder: Path, tiny: bool = False, seed: int = 0, steps: int = 300, **changes) -> Path:
+def pi0_fast(folder: Path, tiny: bool = False, seed: int = 0, steps: int = 300, gap: int = 0, **changes) -> Path:
     """Trained for some steps, since a random network says no whole action: each token carries its place in the chunk and a
-    choice of four that depends on state and instruction."""
+    choice of four that depends on state and instruction. ``gap``: 1 for openpi's answer, whose first id stands two positions
+    behind the prompt and is not a ``<bos>``."""
     from lerobot.policies.pi0_fast import modeling_pi0_fast as module
     from lerobot.policies.pi0_fast.configuration_pi0_fast import PI0FastConfig
 
@@ -272,11 +273,30 @@ def pi0_fast(folder: Path, tiny: bool = False, seed: int = 0, steps: int = 300, 
     for key in ("max_state_dim", "max_action_dim"):
         values.pop(key)
     policy = module.PI0FastPolicy(PI0FastConfig(**values))
-    overfit(policy, words, seed, steps)
+    overfit(policy, words, seed, steps, gap)
     return save(policy, folder, statistics(seed), seed)
 
 
-def overfit(policy, words, seed: int, steps: int) -> None:
+def gapped_loss(model, images, tokens, masks, answers, gap: int):
+    """Cross entropy of an answer whose id ``t`` stands ``gap`` positions further than directly behind the prompt."""
+    vlm = model.paligemma_with_expert
+    visual = torch.cat([vlm.embed_image(image) for image in images], 1)
+    x = torch.cat([visual, vlm.embed_language_tokens(tokens), vlm.embed_language_tokens(answers[:, :-1])], 1)
+    n, said = visual.shape[1] + tokens.shape[1], answers.shape[1] - 1
+    real = torch.cat([torch.ones(len(tokens), visual.shape[1]), masks.float()], 1)
+    lengths = real.sum(1, keepdim=True)
+    positions = torch.cat([(real.cumsum(1) - 1).clamp(min=0), lengths + gap + torch.arange(said)], 1).long()
+    keys = torch.cat([real, torch.ones(len(tokens), said)], 1)
+    mask = ((1 - keys) * -1e9)[:, None].repeat(1, n + said, 1)
+    mask[:, :n, n:] = -1e9
+    mask[:, n:, n:] = torch.triu(torch.full((said, said), -1e9), 1)
+    (hidden, _), _ = vlm.forward(attention_mask=mask[:, None], position_ids=positions, past_key_values=None, inputs_embeds=[x, None], use_cache=False)
+    last = masks.sum(1) - 1 + visual.shape[1]
+    predicting = torch.cat([hidden[torch.arange(len(tokens)), last][:, None], hidden[:, n:]], 1)
+    return torch.nn.functional.cross_entropy(vlm.paligemma.lm_head(predicting).flatten(0, 1), answers.flatten())
+
+
+def overfit(policy, words, seed: int, steps: int, gap: int) -> None:
     """LeRobot's own loss on made-up observations, until the answers are whole."""
     random = torch.Generator().manual_seed(seed)
     model, config = policy.model, policy.config
@@ -300,7 +320,10 @@ def overfit(policy, words, seed: int, steps: int) -> None:
             answers[i] = torch.tensor([*start, *(zero - code for code in codes), end])
         images = [torch.rand(batch, 3, *config.image_resolution, generator=random) * 2 - 1 for _ in CAMERAS]
         present = [torch.ones(batch, dtype=torch.bool) for _ in CAMERAS]
-        loss = model(images, present, tokens, masks.bool(), answers, torch.ones_like(answers).bool())["loss"]
+        if gap:
+            loss = gapped_loss(model, images, tokens, masks, answers[:, 1:], gap)
+        else:
+            loss = model(images, present, tokens, masks.bool(), answers, torch.ones_like(answers).bool())["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

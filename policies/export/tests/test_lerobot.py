@@ -101,7 +101,7 @@ def observation(source, sizes, seed: int) -> bundles.Sample:
     rng = np.random.default_rng(seed)
     kind, entries = statistics.vector(source.checkpoint, "observation.state", source.embodiment.state)
     moments = []
-    for _ in range(source.checkpoint.config["n_obs_steps"]):
+    for _ in range(source.checkpoint.config.get("n_obs_steps", 1)):
         images = {name: rng.integers(0, 256, (h, w, 3), np.uint8) for name, (h, w) in sizes.items()}
         moments.append(bundles.Sample(images, np.array([bundles.denormalise(kind, entry, value) for entry, value in zip(entries, rng.uniform(-1, 1, len(entries)))])))
     moments[-1].past = tuple(moments[:-1])

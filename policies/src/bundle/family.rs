@@ -232,6 +232,8 @@ pub struct VlaSpec {
     pub action_width: usize,
     /// Euler steps from noise (t = 1) to data (t = 0).
     pub steps: usize,
+    /// Whether the instruction is stripped and `_` and line feeds become spaces, as openpi's π0 does.
+    pub clean_instruction: bool,
 }
 
 /// What OpenVLA-OFT reads.
@@ -617,6 +619,9 @@ fn checked_vla(raw: &RawPolicy) -> Result<VlaSpec, BundleError> {
     if given.steps == 0 || given.steps > MAX_STEPS {
         return Err(invalid(key("steps"), given.steps, format!("write between 1 and {MAX_STEPS} Euler steps")));
     }
+    if given.clean_instruction && raw.family != "pi0" {
+        return Err(invalid(key("clean_instruction"), true, "another family's key: remove it"));
+    }
     if given.max_text_tokens >= given.prefix {
         let remedy = format!("the images and {} text tokens must fit", given.max_text_tokens);
         return Err(invalid(key("prefix"), given.prefix, remedy));
@@ -635,6 +640,7 @@ fn checked_vla(raw: &RawPolicy) -> Result<VlaSpec, BundleError> {
         bos: given.bos,
         action_width: given.action_width,
         steps: given.steps,
+        clean_instruction: given.clean_instruction,
     })
 }
 

@@ -261,6 +261,8 @@ pub(super) struct RawVla {
     pub steps: usize,
     #[serde(default)]
     pub bos: Option<u32>,
+    #[serde(default)]
+    pub clean_instruction: bool,
 }
 
 #[derive(Deserialize)]

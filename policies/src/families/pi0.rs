@@ -19,6 +19,12 @@ pub(super) fn load(
     engine: &dyn Engine,
     graphs: &Graphs<'_>,
 ) -> Result<Frame<Vla>, LoadError> {
-    let convention = Convention { state: StateIn::Denoise, prompt: line };
+    let prompt = if rules.clean_instruction { clean_line } else { line };
+    let convention = Convention { state: StateIn::Denoise, prompt };
     vla::load(bundle, rules, convention, engine, graphs)
+}
+
+/// openpi's form: the instruction stripped, `_` and line feeds as spaces, and a line feed.
+fn clean_line(instruction: &str, _state: &[f64]) -> String {
+    format!("{}\n", instruction.trim().replace(['_', '\n'], " "))
 }

@@ -85,6 +85,7 @@ class Source:
     policy: torch.nn.Module
     preprocessor: object
     postprocessor: object
+    origin: str = ""  # what is compared against
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Camera name -> (h, w) of the feature."""
@@ -116,6 +117,11 @@ class Source:
         """Normalised rows [H, D] in the robot's units, by the bundle's own arithmetic in f64."""
         kind, entries = statistics.vector(self.checkpoint, ACTION, self.embodiment.action)
         return np.stack([denormalise(kind, entry, normalised[:, i].astype(np.float64)) for i, entry in enumerate(entries)], 1)
+
+    def anchor(self, sample: Sample) -> np.ndarray:
+        """What relative actions are added to, [D]: the observed value of the joint of the same name."""
+        state = {dim.name: value for dim, value in zip(self.embodiment.state, sample.state)}
+        return np.array([state[dim.name] if dim.kind == "joint_rel" else 0.0 for dim in self.embodiment.action])
 
     def answer(self, rows: torch.Tensor) -> np.ndarray:
         """LeRobot's normalised rows [1, H, D] through LeRobot's postprocessor, in the robot's units [H, D]."""
@@ -168,7 +174,7 @@ def load(checkpoint: Checkpoint, embodiment: Embodiment) -> Source:
         # LeRobot does not save this name and would ask for PaliGemma's; the step does nothing without an action.
         before["action_tokenizer_processor"] = {"paligemma_tokenizer_name": config.text_tokenizer_name}
     pre, post = make_pre_post_processors(config, pretrained_path=folder, preprocessor_overrides=before, postprocessor_overrides=device)
-    return Source(checkpoint, embodiment, policy.float().eval(), pre, post)
+    return Source(checkpoint, embodiment, policy.float().eval(), pre, post, f"LeRobot {lerobot_version()}")
 
 
 def tensors(path: Path):
@@ -254,15 +260,15 @@ def _fill(source: Source, family: Family, folder: Path, name: str, description: 
             probes[key] = max(probes[key], float(np.abs(found[key] - sample.arrays[table.array(key)]).max()))
     measured = ", ".join(f"{key} {value:.1e}" for key, value in probes.items())
     report = [
-        f"{checkpoint.family} of LeRobot {lerobot_version()} (torch {torch.__version__}) in ONNX Runtime {onnxruntime.__version__}: "
+        f"{checkpoint.family} of {source.origin} (torch {torch.__version__}) in ONNX Runtime {onnxruntime.__version__}: "
         f"largest error {worst:.1e} of the action range at model resolution ({measured}); {len(samples)} samples"
     ]
     if not worst <= ALLOWED:
-        raise ExportError(checkpoint.folder, "", "", f"the graphs do not give LeRobot's actions: {report[0]}; at most {ALLOWED:.0e} is allowed")
+        raise ExportError(checkpoint.folder, "", "", f"the graphs do not give {source.origin.split()[0]}'s actions: {report[0]}; at most {ALLOWED:.0e} is allowed")
     arrays = {}
     for i, sample in enumerate(samples):
         arrays |= {f"{key}_{i}": values for key, values in observed(sample).items()}
-        arrays[f"actions_{i}"] = sample.actions
+        arrays[f"actions_{i}"] = sample.actions + source.anchor(sample)
         arrays |= {f"{key}_{i}": values for key, values in sample.arrays.items()}
     np.savez_compressed(folder / "golden.npz", **{key: np.ascontiguousarray(values) for key, values in arrays.items()})
     digests = seal(folder)

@@ -44,6 +44,8 @@ class Network(torch.nn.Module):
 class Pi0Fast:
     """See ``bundle.Family``."""
 
+    form = "lerobot"
+
     def __init__(self, source: Source):
         checkpoint, config = source.checkpoint, source.checkpoint.config
         self.source, self.config = source, config
@@ -68,6 +70,7 @@ class Pi0Fast:
         self.model.paligemma_with_expert.paligemma.model.language_model.config._attn_implementation = "eager"
         self.prefix_ids = words.encode("Action: ", add_special_tokens=False)
         self.end = words.convert_tokens_to_ids("|")
+        self.ends = [self.end]
         self.zero = words.vocab_size - 1 - config["fast_skip_tokens"]
         self.fast_files = {
             "tokenizer.json": fast.bpe_tokenizer.backend_tokenizer.to_str(),
@@ -96,8 +99,8 @@ class Pi0Fast:
         self.table = Table(
             self.rows, self.rows, resize="bilinear", pad="centre", instruction="pick up the red cube", candidates=16,
             tables={
-                "prompt": {"max_text_tokens": room, "state_bins": 256, "form": "lerobot", "bos": self.text.bos, "suffix": [words.bos_token_id]},
-                "answer": {"prefix": self.prefix_ids, "end": [self.end], "action_zero": self.zero, "position_gap": 0},
+                "prompt": {"max_text_tokens": room, "state_bins": 256, "form": self.form, "bos": self.text.bos, "suffix": [words.bos_token_id]},
+                "answer": {"prefix": self.prefix_ids, "end": self.ends, "action_zero": self.zero, "position_gap": 0},
                 "model": {
                     "width": self.embedding.shape[1], "layers": layers, "kv_heads": heads, "head_dim": head_dim, "visual_tokens": self.visual_tokens, "prefix": self.prefix,
                     "vocabulary": vocabulary, "max_tokens": self.most, "slab": self.slab, "exit_layer": layers,
@@ -168,7 +171,7 @@ class Pi0Fast:
     def decoded(self, tokens: list[int]) -> np.ndarray:
         """An answer's normalised rows [H, D], f64. Raises FastError."""
         said = len(self.prefix_ids)
-        if tokens[:said] != self.prefix_ids or tokens[-1] != self.end:
+        if tokens[:said] != self.prefix_ids or tokens[-1] not in self.ends:
             raise FastError("it does not begin with `Action: ` and end with `|`")
         return self.fast.decode([self.zero - token for token in tokens[said:-1]], self.rows, len(self.source.embodiment.action))
 

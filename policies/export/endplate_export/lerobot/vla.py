@@ -148,7 +148,8 @@ class Network(torch.nn.Module):
 class Vla:
     """See ``bundle.Family``."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, clean: bool = False):
+        """``clean``: openpi's π0 strips the instruction and takes ``_`` and line feeds for spaces."""
         checkpoint, config = source.checkpoint, source.checkpoint.config
         self.source, self.config, self.name = source, config, checkpoint.family
         for key, wanted in (("adapt_to_pi_aloha", False), ("use_relative_actions", False), ("empty_cameras", 0), ("prefix_length", -1)):
@@ -185,6 +186,8 @@ class Vla:
         }
         if self.text.bos is not None:
             table["bos"] = self.text.bos
+        if clean:
+            table["clean_instruction"] = True
         self.table = Table(
             self.rows, config["n_action_steps"], resize="bilinear", pad="top_left" if self.name == "smolvla" else "centre",
             tables={"vla": table}, costs=("prefill_ms", "step_ms"), probes=("velocity",), instruction="pick up the red cube",
