@@ -22,11 +22,11 @@ from safetensors.numpy import save_file
 from . import bins, data as datasets
 from .bins import BinError
 from .data import CAMERAS, COLOURS, DIMS, JOINTS, RELATIVE, DatasetError, file_digest
+from .description import dumps
 from .fast import Fast, FastError
 from .flow import LAST_GAP, STEPS, FlowPolicy
 from .graphs import WEIGHTS, Shape, Weights, decoder, denoise, vision, weights_of
 from .model import Config, Policy, Trunk, keypoint_order, parameter_count
-from .policy_toml import toml
 from .replay import BinCodec, BundleError, FastCodec, FlowReplay, Replay, TokenReplay, compare, golden_samples, ort_runners, torch_runners, write_golden
 from .text import build_layout, build_tokenizer, prompt_ids, sentence
 from .train import load_checkpoint
@@ -123,7 +123,7 @@ def write_bundle(args: argparse.Namespace, folder: Path) -> str:
         "flow": {"flow": {"steps": STEPS, "time": "per_row", "max_prefix_rows": content.get("max_prefix_rows", 0)}},
     }[family]
     description = args.description or f"Picks up the named cube: two 96 x 96 cameras, six joints, {TOKENS[family]}."
-    (folder / "policy.toml").write_text(toml({
+    (folder / "policy.toml").write_text(dumps({
         "format": 1, "name": args.name or f"pick-cube-{family}", "family": FAMILY[family], "robot": data.meta["robot"], "precision": "f32",
         "description": description,
         "engines": engines,

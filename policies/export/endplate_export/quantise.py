@@ -16,7 +16,6 @@ becomes their tolerance. An engine that cannot run the graphs is left out of ``[
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -31,6 +30,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
+
+from .description import digest, dumps
 
 PRECISIONS = ("fp16", "int8", "qdq", "int8_weights", "int4_weights")
 #: Weights of the changed graphs; those of graphs left in f32 stay where they are.
@@ -261,10 +262,6 @@ def run(binary: str, *arguments) -> str:
     return done.stdout
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def quantise(args: argparse.Namespace, folder: Path) -> list[str]:
     """Fills ``folder``; returns the report."""
     bundle: Path = args.bundle
@@ -375,8 +372,6 @@ def size(folder: Path) -> int:
 
 def write_toml(folder: Path, text: str, args: argparse.Namespace, engines: dict, measured: dict) -> None:
     """``policy.toml`` with other precision, engines, digests and measurements; everything else as it was."""
-    from .lerobot.bundle import toml
-
     policy = tomllib.loads(text)
     policy["precision"], policy["name"] = args.precision, args.name or f"{policy['name']}-{args.precision.replace('_', '-')}"
     policy["engines"] = engines
@@ -391,7 +386,7 @@ def write_toml(folder: Path, text: str, args: argparse.Namespace, engines: dict,
         }
         for engine, result in measured.items()
     ]
-    (folder / "policy.toml").write_text(toml(policy), encoding="utf-8")
+    (folder / "policy.toml").write_text(dumps(policy), encoding="utf-8")
 
 
 def main(args: argparse.Namespace) -> int:

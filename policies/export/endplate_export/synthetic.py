@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from . import bins, in_place
-from .bundle import policy_toml
+from .description import dumps
 from .data import CAMERAS, COLOURS, DIMS, JOINTS, RELATIVE, ROBOT, file_digest
 from .fast import normalise
 from .graphs import WEIGHTS, Shape, Weights, decoder, vision
@@ -116,7 +116,7 @@ def write(args: argparse.Namespace) -> str:
         path.chmod(0o755 if path.is_dir() else 0o644)
     files = {p.relative_to(folder).as_posix(): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     tolerance = {"visual": 1e-3, "logits": 1e-2, "action_rad": 1e-3}
-    (folder / "policy.toml").write_text(policy_toml({
+    (folder / "policy.toml").write_text(dumps({
         "format": 1, "name": "synthetic", "family": "bins", "robot": ROBOT, "precision": "f32",
         "description": f"Random weights: {decoder_weights:,} of them are read for every token.",
         "engines": {"tract": dict(tolerance), "ort": dict(tolerance)},

@@ -190,7 +190,11 @@ impl PolicySpec {
             FamilySpec::SmolVla(rules) | FamilySpec::Pi0(rules) | FamilySpec::Pi05(rules) => {
                 Some(vec![self.chunk.horizon, rules.action_width])
             }
-            FamilySpec::Pi0Fast(_) | FamilySpec::Bins(_) | FamilySpec::Act => None,
+            FamilySpec::Pi0Fast(_)
+            | FamilySpec::Bins(_)
+            | FamilySpec::Act
+            | FamilySpec::OpenVla(_)
+            | FamilySpec::OpenVlaOft(_) => None,
         }
     }
 
@@ -276,10 +280,8 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
     };
     let entries = raw.state.iter().map(|dim| (dim.name.as_str(), dim.statistics()));
     let state_normalisation = checked_statistics("state", state_kind, entries)?;
-    if family.bins_the_state()
-        && !matches!(state_normalisation, Normalisation::Quantiles(_) | Normalisation::Range { .. })
-    {
-        let remedy = "this family puts the state into bins between -1 and 1: use quantiles or range";
+    if family.bins_the_state() && matches!(state_normalisation, Normalisation::Identity) {
+        let remedy = "this family puts the state into bins between -1 and 1: use quantiles, range or mean_std";
         return Err(invalid("normalisation.state", state_kind, remedy));
     }
     let dims = raw
