@@ -123,7 +123,7 @@ def check(arguments):
         value = ours["camera"][name]
         worst = max(worst, abs(value / true - 1))
         print(f"{name:4} {true:10.3f} {value:10.3f} {other:10.3f} {100 * (value / true - 1):8.3f}% {100 * (value / other - 1):10.3f}%")
-    sys.exit(worst > 0.002)
+    sys.exit(int(worst > 0.002))
 
 
 def main():

@@ -79,7 +79,7 @@ def main():
     print(f"OpenCV {cv2.__version__}, 100 sets of 12 noisy poses, largest difference in any entry:")
     for name, apart in worst.items():
         print(f"  {name:<12} {apart:.2e}")
-    sys.exit(max(worst.values()) > 1e-5)
+    sys.exit(int(max(worst.values()) > 1e-5))
 
 
 main()

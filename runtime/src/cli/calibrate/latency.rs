@@ -19,10 +19,10 @@ pub struct LatencyArguments {
     #[arg(long)]
     robot: Option<PathBuf>,
     /// Joint to move.
-    #[arg(long, default_value = "shoulder_pan")]
+    #[arg(long, default_value = "wrist_flex")]
     joint: String,
     /// How far to either side, rad.
-    #[arg(long, default_value_t = 0.15)]
+    #[arg(long, default_value_t = 0.1)]
     swing_rad: f64,
     /// How long to move, s.
     #[arg(long, default_value_t = 6.0)]
