@@ -9,10 +9,10 @@ assert port.openPort() and port.setBaudRate(1_000_000)
 packet = scs.PacketHandler(0)
 
 
-# The published time-out is too short for any answer; LeRobot patches it alike.
+# The published time-out is too short for any answer; LeRobot adds 50 ms, and a busy machine needs more.
 def set_timeout(self, length):
     self.packet_start_time = self.getCurrentTime()
-    self.packet_timeout = self.tx_time_per_byte * length + self.tx_time_per_byte * 3 + 50
+    self.packet_timeout = self.tx_time_per_byte * length + self.tx_time_per_byte * 3 + 1000
 
 
 port.setPacketTimeout = set_timeout.__get__(port, scs.PortHandler)
