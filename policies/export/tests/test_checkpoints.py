@@ -24,7 +24,7 @@ from endplate_export.lerobot.bundle import Incomplete  # noqa: E402
 
 CASES = {
     "openpi_pi0": lambda folder: openpi_policies.openpi(fixtures.made(folder), "pi0", seed=21),
-    "openpi_pi05": lambda folder: openpi_policies.openpi(fixtures.made(folder), "pi05", seed=22),
+    "openpi_pi05": lambda folder: openpi_policies.openpi(fixtures.made(folder), "pi05", seed=26),
     "openpi_pi0_fast": lambda folder: openpi_policies.openpi(fixtures.made(folder), "pi0_fast", seed=23, gap=1),
     "openvla": lambda folder: openvla_policies.openvla(folder, seed=24),
     "openvla_oft": lambda folder: openvla_policies.oft(folder, seed=25),
