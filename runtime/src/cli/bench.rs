@@ -3,6 +3,14 @@
 //! A benchmark is an entry of [`BENCHES`]: a name, a sentence, and a function that returns rows. Ratios come from
 //! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
 
+#[cfg(feature = "sim")]
+mod body;
+#[cfg(feature = "sim")]
+mod camera_to_command;
+#[cfg(feature = "sim")]
+mod jitter;
+#[cfg(all(feature = "sim", unix))]
+mod start;
 mod tokenizer;
 
 use super::error::{CliError, write};
@@ -20,11 +28,27 @@ struct Bench {
     run: fn(&BenchArguments) -> Result<Vec<Row>, CliError>,
 }
 
-const BENCHES: &[Bench] = &[Bench {
-    name: "tokenizer",
-    about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
-    run: tokenizer::rows,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "tokenizer",
+        about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
+        run: tokenizer::rows,
+    },
+    #[cfg(feature = "sim")]
+    Bench {
+        name: "jitter",
+        about: "lateness of the control thread at 1 kHz beside a bare clock_nanosleep loop, and LeRobot's (--peer)",
+        run: jitter::rows,
+    },
+    #[cfg(feature = "sim")]
+    Bench {
+        name: "camera_to_command",
+        about: "our stages from a decoded frame to the sent command, two 640x480 cameras, in real time",
+        run: camera_to_command::rows,
+    },
+    #[cfg(all(feature = "sim", unix))]
+    Bench { name: "start", about: "from starting the process to the first command, --windows times", run: start::rows },
+];
 
 /// Arguments of `endplate bench`.
 #[derive(Args)]
@@ -53,6 +77,9 @@ pub struct BenchArguments {
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,
+    /// jitter and camera_to_command: seconds of each side, all windows together.
+    #[arg(long, default_value_t = 60.0)]
+    seconds: f64,
     /// Timed calls in a window.
     #[arg(long, default_value_t = 400)]
     calls: usize,
@@ -62,7 +89,7 @@ pub struct BenchArguments {
 pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
     if arguments.list {
         for bench in BENCHES {
-            println!("{:<12} {}", bench.name, bench.about);
+            println!("{:<18} {}", bench.name, bench.about);
         }
         return Ok(());
     }
@@ -73,6 +100,9 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
     };
     if arguments.windows < 2 || arguments.calls < 10 {
         return Err(CliError::Input("--windows must be at least 2 and --calls at least 10".to_owned()));
+    }
+    if !(arguments.seconds >= 0.02 * arguments.windows as f64 && arguments.seconds <= 86_400.0) {
+        return Err(CliError::Input("--seconds must be at least 0.02 a window and at most 86400".to_owned()));
     }
     let mut rows = (bench.run)(arguments)?;
     for row in &mut rows {
@@ -96,7 +126,17 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
 /// One line a row; what many rows have in common is printed where it changes.
 fn print_table(rows: &[Row]) {
     println!("{}; monotonic clock, read around each call; {}", machine(), build());
-    let shared = ["chunks", "peer", "chunk_count", "tokens_mean", "non_zero_share", "windows", "calls_per_window"];
+    let shared = [
+        "granted",
+        "cameras",
+        "chunks",
+        "peer",
+        "chunk_count",
+        "tokens_mean",
+        "non_zero_share",
+        "windows",
+        "calls_per_window",
+    ];
     let hidden = ["bench", "machine", "clock", "build", "what", "ids_equal_to_peer"];
     let cell = |key: &str, value: &Value| match value {
         Value::String(text) => format!("{key}: {text}"),
@@ -111,7 +151,7 @@ fn print_table(rows: &[Row]) {
         }
         let own = row.iter().filter(|(key, _)| ![&shared[..], &hidden].concat().contains(&key.as_str()));
         let own: Vec<String> = own.map(|(key, value)| cell(key, value)).collect();
-        println!("  {:<22}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
+        println!("  {:<28}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
     }
 }
 
