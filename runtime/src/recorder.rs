@@ -197,7 +197,7 @@ pub struct Recorder {
     ticks: rtrb::Consumer<TickRecord>,
     answers: mpsc::Receiver<Answer>,
     answers_dropped: Arc<AtomicU64>,
-    last: Option<(Rung, Option<Cause>, Option<Instant>, Option<FrameStamp>)>,
+    last: Option<Present>,
     buffer: Vec<u8>,
 }
 
@@ -208,6 +208,9 @@ pub struct RecorderEnds {
     /// For [`InferenceLoop::set_tap`](crate::InferenceLoop::set_tap).
     pub tap: Box<dyn InferenceTap>,
 }
+
+/// What a line about the ladder is written for when it changes.
+type Present = (Rung, Option<Cause>, Option<Instant>, Option<FrameStamp>);
 
 #[derive(Serialize)]
 struct LadderLine {

@@ -3,12 +3,20 @@
 //! A benchmark is an entry of [`BENCHES`]: a name, a sentence, and a function that returns rows. Ratios come from
 //! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
 
+#[cfg(feature = "sim")]
+mod body;
 #[cfg(all(feature = "sim", feature = "serial"))]
 mod bus;
+#[cfg(feature = "sim")]
+mod camera_to_command;
 mod decode;
+#[cfg(feature = "sim")]
+mod jitter;
 mod peer;
 mod pipeline;
 mod scene;
+#[cfg(all(feature = "sim", unix))]
+mod start;
 mod tokenizer;
 
 use super::bundle::PolicyArguments;
@@ -52,6 +60,20 @@ const BENCHES: &[Bench] = &[
         about: "the servo driver under the control loop on an emulated bus with a bad wire: what was damaged, caught, believed",
         run: bus::rows,
     },
+    #[cfg(feature = "sim")]
+    Bench {
+        name: "jitter",
+        about: "lateness of the control thread at 1 kHz beside a bare clock_nanosleep loop, and LeRobot's (--peer)",
+        run: jitter::rows,
+    },
+    #[cfg(feature = "sim")]
+    Bench {
+        name: "camera_to_command",
+        about: "our stages from a decoded frame to the sent command, two 640x480 cameras, in real time",
+        run: camera_to_command::rows,
+    },
+    #[cfg(all(feature = "sim", unix))]
+    Bench { name: "start", about: "from starting the process to the first command, --windows times", run: start::rows },
 ];
 
 /// Arguments of `endplate bench`.
@@ -81,9 +103,9 @@ pub struct BenchArguments {
     recording: Option<PathBuf>,
     #[command(flatten)]
     policy: PolicyArguments,
-    /// bus: how long, s.
-    #[arg(long, default_value_t = 600.0)]
-    seconds: f64,
+    /// How long, s: bus (600 unless given); jitter and camera_to_command, each side, all windows together (60).
+    #[arg(long)]
+    seconds: Option<f64>,
     /// bus: share of answers with changed bytes.
     #[arg(long, default_value_t = 0.01)]
     corrupt: f64,
@@ -98,11 +120,18 @@ pub struct BenchArguments {
     calls: usize,
 }
 
+impl BenchArguments {
+    /// Seconds of each side.
+    fn seconds(&self) -> f64 {
+        self.seconds.unwrap_or(60.0)
+    }
+}
+
 /// Runs a benchmark, prints its table and writes its rows.
 pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
     if arguments.list {
         for bench in BENCHES {
-            println!("{:<12} {}", bench.name, bench.about);
+            println!("{:<18} {}", bench.name, bench.about);
         }
         return Ok(());
     }
@@ -113,6 +142,9 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
     };
     if arguments.windows < 2 || arguments.calls < 10 {
         return Err(CliError::Input("--windows must be at least 2 and --calls at least 10".to_owned()));
+    }
+    if !(arguments.seconds() >= 0.02 * arguments.windows as f64 && arguments.seconds() <= 86_400.0) {
+        return Err(CliError::Input("--seconds must be at least 0.02 a window and at most 86400".to_owned()));
     }
     let mut rows = (bench.run)(arguments)?;
     for row in &mut rows {
@@ -137,6 +169,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
 fn print_table(rows: &[Row]) {
     println!("{}; monotonic clock, read around each call; {}; p50/p99/p99.9/max", machine(), build());
     let shared = [
+        "granted",
         "chunks",
         "peer",
         "chunk_count",
@@ -161,7 +194,7 @@ fn print_table(rows: &[Row]) {
         }
         let own = row.iter().filter(|(key, _)| ![&shared[..], &hidden].concat().contains(&key.as_str()));
         let own: Vec<String> = own.filter_map(|(key, value)| own_cell(row, key, value)).collect();
-        println!("  {:<22}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
+        println!("  {:<28}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
     }
 }
 

@@ -13,8 +13,8 @@ use endplate_policies::{Bundle, EngineInfo, Epoch, Loaded, OutputFault};
 use endplate_runtime::drive::simulated::{Latency, LatencyModel, Simulated};
 use endplate_runtime::drive::{CameraBank, CameraLoop, CameraWatch, Flow, camera_loops, realtime, simulated};
 use endplate_runtime::{
-    ControlCounts, ControlLoop, Event, FaultPlan, FaultWindow, Inbox, InferenceCounts, InferenceLoop, PlayRules,
-    RuntimeFault, Samples, Tick,
+    CameraHealth, ControlCounts, ControlLoop, Event, FaultPlan, FaultWindow, Inbox, InferenceCounts, InferenceLoop,
+    PlayRules, RuntimeFault, Samples, Tick,
 };
 use endplate_sim::fault::{Fault, FaultKind, FaultPlan as BodyFaults};
 use endplate_sim::look::Look;
@@ -564,9 +564,15 @@ impl<'a> Bench<'a> {
         let plan = self.plan(index);
         let start = clock.now();
         self.prepare(&plan, index, start);
-        while clock.now() < start.saturating_add(WARM_UP) || self.bus_lags(clock.now().duration_since(start)) {
+        // Until every camera has given a frame of this episode, and an emulated bus an answer.
+        let mut health = vec![CameraHealth::default(); self.watch.len()];
+        while (clock.now() < start.saturating_add(WARM_UP)
+            && !health.iter().all(|camera| camera.sequence > 0 && camera.captured >= start))
+            || self.bus_lags(clock.now().duration_since(start))
+        {
             let now = clock.now();
             self.warm_up(now);
+            self.watch.read(&mut health);
             self.supervision.heartbeat.beat();
             clock.sleep_until(now.saturating_add(period));
         }

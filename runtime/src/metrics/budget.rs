@@ -84,6 +84,11 @@ impl StampWriter {
 }
 
 impl StampReader {
+    /// The oldest period that has arrived, for a reader that keeps its own account.
+    pub fn pop(&mut self) -> Option<CommandStamps> {
+        self.ring.pop().ok()
+    }
+
     /// Enters everything that has arrived into an account.
     pub fn drain(&mut self, account: &mut BudgetAccount) {
         while let Ok(stamps) = self.ring.pop() {

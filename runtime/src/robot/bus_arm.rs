@@ -335,7 +335,7 @@ struct BusThread {
 impl BusThread {
     fn run(&mut self) {
         // Granted or not as for the control thread, whose rights the summary tells. It waits for bytes most of its time.
-        let _ = crate::realtime::request();
+        let _ = crate::realtime::request(&endplate_hal::RealtimeSpec::default());
         let mut deadline = self.clock.now();
         let mut reopen = deadline;
         while self.shared.running.load(Ordering::Acquire) {

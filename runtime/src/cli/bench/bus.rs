@@ -103,10 +103,11 @@ impl Arm for Witness {
 /// One row: the bus asked for.
 pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let faults = BusFaults { corrupt: arguments.corrupt, drop: arguments.drop, ..BusFaults::default() };
-    if !(1.0..=86_400.0).contains(&arguments.seconds) || !(0.0..=1.0).contains(&(faults.corrupt + faults.drop)) {
+    let seconds = arguments.seconds.unwrap_or(600.0);
+    if !(1.0..=86_400.0).contains(&seconds) || !(0.0..=1.0).contains(&(faults.corrupt + faults.drop)) {
         return Err(CliError::Input("--seconds from 1 on; --corrupt and --drop are shares from 0 to 1".to_owned()));
     }
-    Ok(vec![measure(Make::Feetech, Protocol::Feetech, &faults, arguments.seconds)?])
+    Ok(vec![measure(Make::Feetech, Protocol::Feetech, &faults, seconds)?])
 }
 
 fn description() -> Result<RobotSpec, CliError> {
