@@ -29,7 +29,7 @@ pub use image::{CameraSlot, Pad, Resize};
 pub use load::{Deviations, EngineChoice, EngineInfo, LoadError, Loaded, load_policy};
 pub use memory::{MemoryBound, available_memory};
 pub use normalisation::Normalisation;
-pub use observation::{Anchor, Budget, Committed, Epoch, Moment, Observation};
+pub use observation::{Anchor, Budget, Committed, Continuation, Epoch, Moment, Observation};
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop};
 pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
 

@@ -4,16 +4,18 @@
 //! filters and writes. It never allocates, locks, blocks, formats or logs once active; what is worth telling goes into
 //! a preallocated ring of [`Event`]s that another thread reads.
 
+use crate::handover::Handover;
+use crate::handover::track::Track;
 use crate::metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Rung, Samples};
 use crate::record::TickRecord;
 use crate::retimer::Retimer;
-use crate::scheduler::{ChunkRefusal, ChunkScheduler, MAX_ROWS, PlayRules};
+use crate::scheduler::{ChunkRefusal, ChunkScheduler, PlayRules};
 use core::time::Duration;
 use endplate_hal::{
     BusError, CommandMode, CommandSink, HeldCause, Instant, JointCommand, JointState, JointVec, Limit, MAX_JOINTS,
     MotionTime, Robot, RobotSpec, SafeCommand, SafetyError, SafetyFilter, StateRing, StopCategory, Verdict,
 };
-use endplate_policies::{ActionChunk, Epoch};
+use endplate_policies::{ActionChunk, Blending, Epoch};
 
 /// The lifecycle of a robot, in the words of ROS 2's managed nodes. Arms are written to only while `Active`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -165,9 +167,10 @@ pub struct ControlSnapshot {
     pub states: StateRing,
     /// Motion time at the newest ticks, oldest first.
     motion: Vec<(Instant, MotionTime)>,
-    /// Rows still to be played, `[n, D]` absolute.
-    committed: Vec<f64>,
-    rows: usize,
+    /// What will be played if no other chunk comes.
+    pub(crate) plan: Track,
+    /// The longest time from capture to arrival among the last answers.
+    pub expected_latency: Duration,
 }
 
 const HISTORY: usize = 64;
@@ -181,8 +184,8 @@ impl ControlSnapshot {
             epoch: Epoch(0),
             states: StateRing::with_capacity(HISTORY),
             motion: Vec::with_capacity(HISTORY),
-            committed: vec![0.0; MAX_ROWS * MAX_JOINTS],
-            rows: 0,
+            plan: Track::new(MAX_JOINTS),
+            expected_latency: Duration::ZERO,
         }
     }
 
@@ -199,11 +202,6 @@ impl ControlSnapshot {
                 Some(MotionTime::from_nanos(nanos.round() as u64))
             }
         }
-    }
-
-    /// Rows the scheduler will still play, `[n, D]` absolute, and n.
-    pub fn committed(&self, dims: usize) -> (&[f64], usize) {
-        (&self.committed[..self.rows * dims], self.rows)
     }
 }
 
@@ -268,6 +266,13 @@ impl ControlLoop {
             spec,
             robot,
         })
+    }
+
+    /// Hands over from chunk to chunk in another way than by switching; `blending` has one entry per joint.
+    pub fn set_handover(&mut self, handover: Handover, blending: &[Blending]) {
+        let joints = &self.filter.limits().joints;
+        let velocity = JointVec::from_fn(joints.len(), |joint| joints[joint].velocity_rad_s);
+        self.scheduler.set_handover(handover, blending, velocity);
     }
 
     /// Where events go; without a ring they are counted only.
@@ -418,6 +423,7 @@ impl ControlLoop {
         }
         self.read_state(now, &mut causes);
         self.take_chunk(now, inbox, &mut causes);
+        self.scheduler.settle(now, self.motion);
         if inbox.estop {
             self.latched.get_or_insert(Cause::Estop);
         }
@@ -427,6 +433,7 @@ impl ControlLoop {
         let stop = self.reason_to_stop(now, inbox, &mut causes);
         let (command, verdict, rung) = self.command(now, stop, &mut causes);
         self.write(now, &command, &mut causes);
+        self.scheduler.note_wish(now, self.motion);
         self.finish(now, command, verdict, rung, stop, &causes)
     }
 
@@ -474,6 +481,7 @@ impl ControlLoop {
             Ok(()) => {}
             Err(ChunkRefusal::Epoch) => causes.note(Cause::ChunkEpoch, None),
             Err(ChunkRefusal::Stale { .. } | ChunkRefusal::Spent) => causes.note(Cause::ChunkStale, None),
+            Err(ChunkRefusal::Jump { joint }) => causes.note(Cause::OutputRefused, Some(joint)),
             Err(ChunkRefusal::Malformed) => causes.note(Cause::OutputRefused, None),
         }
     }
@@ -631,7 +639,8 @@ impl ControlLoop {
         snapshot.states.copy_from(&self.states);
         snapshot.motion.clear();
         snapshot.motion.extend_from_slice(&self.history);
-        snapshot.rows = self.scheduler.remaining(self.motion, &mut snapshot.committed);
+        self.scheduler.plan(&mut snapshot.plan);
+        snapshot.expected_latency = self.scheduler.expected_latency();
     }
 
     /// Measured joint positions, `[D]` rad, at the newest state.

@@ -46,7 +46,15 @@ pub(super) struct RawPolicy {
     pub vla: Option<RawVla>,
     pub budget: RawBudget,
     #[serde(default)]
+    pub handover: Option<RawHandover>,
+    #[serde(default)]
     pub training: Option<RawTraining>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHandover {
+    pub mode: String,
 }
 
 #[derive(Deserialize)]

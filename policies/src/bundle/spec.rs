@@ -130,6 +130,8 @@ pub struct PolicySpec {
     pub chunk: ChunkSpec,
     /// Cost model.
     pub costs: CostModel,
+    /// How chunks are best handed over, in the words of `--handover`; the runtime reads and checks it.
+    pub handover: Option<String>,
     /// Where the weights came from, if it is known.
     pub training: Option<Training>,
 }
@@ -272,6 +274,7 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         actions: ActionSpace::new(dims, action_normalisation),
         chunk,
         costs,
+        handover: raw.handover.map(|handover| handover.mode),
         training: raw.training.map(|t| Training {
             script: t.script,
             seed: t.seed,

@@ -3,6 +3,12 @@
 //! A benchmark is an entry of [`BENCHES`]: a name, a sentence, and a function that returns rows. Ratios come from
 //! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
 
+#[cfg(feature = "sim")]
+mod faults;
+#[cfg(feature = "sim")]
+mod handover;
+#[cfg(feature = "sim")]
+mod kinematic;
 mod tokenizer;
 
 use super::error::{CliError, write};
@@ -20,11 +26,25 @@ struct Bench {
     run: fn(&BenchArguments) -> Result<Vec<Row>, CliError>,
 }
 
-const BENCHES: &[Bench] = &[Bench {
-    name: "tokenizer",
-    about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
-    run: tokenizer::rows,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "tokenizer",
+        about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
+        run: tokenizer::rows,
+    },
+    #[cfg(feature = "sim")]
+    Bench {
+        name: "faults",
+        about: "random fault plans on a kinematic arm, every command judged; --matrix: one run a fault",
+        run: faults::rows,
+    },
+    #[cfg(feature = "sim")]
+    Bench {
+        name: "handover",
+        about: "rows skipped and repeated under latency traces, ours and LeRobot's ActionQueue (--peer)",
+        run: handover::rows,
+    },
+];
 
 /// Arguments of `endplate bench`.
 #[derive(Args)]
@@ -38,7 +58,8 @@ pub struct BenchArguments {
     /// Write the rows here, one JSON object a line; `-` for standard output.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// tokenizer: a Python with numpy, scipy and tokenizers, to compare with; without it only our side is measured.
+    /// tokenizer: a Python with numpy, scipy and tokenizers, to compare with; handover: one with lerobot 0.6.1. Without
+    /// it only our side is measured.
     #[arg(long)]
     peer: Option<PathBuf>,
     /// tokenizer: a folder with FAST+'s tokenizer.json, processor_config.json and, to measure 50 × 7 chunks, the
@@ -53,6 +74,18 @@ pub struct BenchArguments {
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,
+    /// faults: random plans to run.
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// faults: seed of the first plan.
+    #[arg(long, default_value_t = 0)]
+    first_seed: u64,
+    /// faults: each fault once, against the rung the design gives it, instead of random plans.
+    #[arg(long)]
+    matrix: bool,
+    /// faults: write the matrix as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Timed calls in a window.
     #[arg(long, default_value_t = 400)]
     calls: usize,
