@@ -60,6 +60,16 @@ pub enum CdrError {
         /// Bytes of the buffer.
         capacity: usize,
     },
+    /// A sequence longer than its type allows.
+    #[error("the sequence at byte {at} has {count} elements, and its type allows {most}")]
+    Bound {
+        /// Offset of the first element, or 0 when writing.
+        at: usize,
+        /// Elements claimed.
+        count: usize,
+        /// Elements allowed.
+        most: usize,
+    },
     /// A string or sequence longer than a 32-bit count can say.
     #[error("{0} elements are more than a CDR count can say")]
     TooLong(usize),
@@ -129,6 +139,23 @@ impl<'a> Writer<'a> {
         self.raw(&value.to_le_bytes())
     }
 
+    /// An `int64`.
+    ///
+    /// # Errors
+    /// [`CdrError::Full`].
+    pub fn i64(&mut self, value: i64) -> Result<(), CdrError> {
+        self.align(8)?;
+        self.raw(&value.to_le_bytes())
+    }
+
+    /// A `uint64`.
+    ///
+    /// # Errors
+    /// [`CdrError::Full`].
+    pub fn u64(&mut self, value: u64) -> Result<(), CdrError> {
+        self.i64(value.cast_signed())
+    }
+
     /// A `float64`.
     ///
     /// # Errors
@@ -181,7 +208,7 @@ impl Writer<'_> {
 ///
 /// # Real-time
 /// No method allocates or blocks.
-#[derive(Clone, Debug)]
+#[derive(Copy, Clone, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -251,6 +278,29 @@ impl<'a> Reader<'a> {
         self.u32().map(u32::cast_signed)
     }
 
+    /// A `uint64`.
+    ///
+    /// # Errors
+    /// [`CdrError::Short`].
+    pub fn u64(&mut self) -> Result<u64, CdrError> {
+        self.align(8);
+        let bytes = self.array()?;
+        Ok(if self.little { u64::from_le_bytes(bytes) } else { u64::from_be_bytes(bytes) })
+    }
+
+    /// An `int64`.
+    ///
+    /// # Errors
+    /// [`CdrError::Short`].
+    pub fn i64(&mut self) -> Result<i64, CdrError> {
+        self.u64().map(u64::cast_signed)
+    }
+
+    /// Whether nothing is left.
+    pub fn is_at_end(&self) -> bool {
+        self.at >= self.bytes.len()
+    }
+
     /// A `float64`; any bit pattern is one, NaN included.
     ///
     /// # Errors
@@ -268,7 +318,7 @@ impl<'a> Reader<'a> {
     /// [`CdrError::Short`], [`CdrError::Count`].
     pub fn count(&mut self, smallest: usize) -> Result<usize, CdrError> {
         let count = self.u32()?;
-        let room = (self.bytes.len() - self.at) / smallest.max(1);
+        let room = self.bytes.len().saturating_sub(self.at) / smallest.max(1);
         match usize::try_from(count) {
             Ok(elements) if elements <= room => Ok(elements),
             _ => Err(CdrError::Count { at: self.at, count, room }),

@@ -9,11 +9,23 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cdr;
+pub mod graph;
+pub mod interface;
 pub mod message;
+pub mod node;
 pub mod rmw;
+pub mod transport;
 mod xxh3;
 #[cfg(feature = "zenoh")]
+mod zenoh_session;
+#[cfg(feature = "zenoh")]
 mod zenoh_sink;
+#[cfg(feature = "zenoh")]
+mod zenoh_transport;
 
 #[cfg(feature = "zenoh")]
+pub use zenoh_session::{SessionError, SessionMode, SessionOptions};
+#[cfg(feature = "zenoh")]
 pub use zenoh_sink::{SinkCounts, ZenohCommandSink, ZenohError, ZenohOptions};
+#[cfg(feature = "zenoh")]
+pub use zenoh_transport::{ZenohTransport, ZenohTransportError};

@@ -6,29 +6,23 @@
 use crate::message::MessageType;
 use crate::xxh3::xxh3_128;
 
-/// Quality of service, as far as it is used here.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Qos {
-    /// Reliable, or else best effort.
-    pub is_reliable: bool,
-    /// Messages kept for a slow reader (keep last).
-    pub depth: u32,
-}
+mod qos;
+mod token;
 
-impl Qos {
-    /// Joint commands: reliable, the last one only. A reliable publisher matches every subscription.
-    pub const COMMAND: Self = Self { is_reliable: true, depth: 1 };
+pub use qos::{Durability, History, Liveliness, Qos, QosError, Reliability};
+pub use token::{EndpointKind, EndpointToken, NodeToken, Token, TokenError};
 
-    /// Depth that rmw_zenoh leaves out of a token.
-    const DEFAULT_DEPTH: u32 = 42;
+/// What stands for a type hash where a distribution has none: Humble.
+pub const NO_HASH: &str = "TypeHashNotSupported";
 
-    /// The token's last chunk: a value equal to rmw_zenoh's default (reliable, volatile, keep last 42, no deadline,
-    /// lifespan or lease) is left empty.
-    fn token(self) -> String {
-        let reliability = if self.is_reliable { "" } else { "2" };
-        let depth = if self.depth == Self::DEFAULT_DEPTH { String::new() } else { self.depth.to_string() };
-        format!("{reliability}::,{depth}:,:,:,,")
-    }
+/// How a session names type hashes.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum Hashes {
+    /// RIHS01, from Iron on.
+    #[default]
+    Rihs01,
+    /// The literal [`NO_HASH`]: Humble.
+    Humble,
 }
 
 /// Why a name is not one of ROS 2.
@@ -57,6 +51,7 @@ pub struct Node {
     zid: String,
     namespace: String,
     name: String,
+    hashes: Hashes,
 }
 
 impl Node {
@@ -75,12 +70,28 @@ impl Node {
         if !is_part(name) {
             return Err(NameError { what: "node name", name: name.to_owned() });
         }
-        Ok(Self { domain, zid, namespace: namespace.to_owned(), name: name.to_owned() })
+        Ok(Self { domain, zid, namespace: namespace.to_owned(), name: name.to_owned(), hashes: Hashes::Rihs01 })
+    }
+
+    /// The same node, naming type hashes in another way.
+    pub fn with_hashes(self, hashes: Hashes) -> Self {
+        Self { hashes, ..self }
+    }
+
+    /// The node's full name, `/namespace/name`.
+    pub fn full_name(&self) -> String {
+        let namespace = if self.namespace == "/" { "" } else { &self.namespace };
+        format!("{namespace}/{}", self.name)
+    }
+
+    /// ROS_DOMAIN_ID.
+    pub fn domain(&self) -> u32 {
+        self.domain
     }
 
     /// The node's liveliness token.
     pub fn token(&self) -> String {
-        let Self { domain, zid, namespace, name } = self;
+        let Self { domain, zid, namespace, name, .. } = self;
         format!("@ros2_lv/{domain}/{zid}/0/0/NN/%/{}/{name}", mangled(namespace))
     }
 
@@ -106,14 +117,30 @@ impl Node {
     /// # Errors
     /// [`NameError`] for a topic that ROS 2 would refuse.
     pub fn publisher(&self, entity: u32, topic: &str, kind: MessageType, qos: Qos) -> Result<Publication, NameError> {
+        self.endpoint(EndpointKind::Publisher, entity, topic, kind, qos)
+    }
+
+    /// An endpoint of the node: a service is one more type on a topic of its own.
+    ///
+    /// # Errors
+    /// [`NameError`] for a topic that ROS 2 would refuse.
+    pub fn endpoint(
+        &self,
+        endpoint: EndpointKind,
+        entity: u32,
+        topic: &str,
+        kind: MessageType,
+        qos: Qos,
+    ) -> Result<Publication, NameError> {
         let topic = self.topic(topic)?;
-        let Self { domain, zid, namespace, name } = self;
+        let Self { domain, zid, namespace, name, hashes } = self;
         let MessageType { dds_name, hash, .. } = kind;
+        let hash = if *hashes == Hashes::Humble { NO_HASH } else { hash };
         let token = format!(
-            "@ros2_lv/{domain}/{zid}/0/{entity}/MP/%/{}/{name}/{}/{dds_name}/{hash}/{}",
+            "@ros2_lv/{domain}/{zid}/0/{entity}/{}/%/{}/{name}/{}/{dds_name}/{hash}/{qos}",
+            endpoint.code(),
             mangled(namespace),
             mangled(&topic),
-            qos.token()
         );
         let key = format!("{domain}{topic}/{dds_name}/{hash}");
         Ok(Publication { gid: gid(&token), key, token })
@@ -196,7 +223,7 @@ mod tests {
     /// Names that rmw_zenoh_cpp 0.2.10 showed as a node and a publisher, with its own identity for them.
     #[test]
     fn a_publisher_is_named_as_rmw_zenoh_names_it() {
-        let qos = Qos { is_reliable: true, depth: 10 };
+        let qos = Qos { depth: 10, ..Qos::SYSTEM };
         let made = node("/").publisher(1, "/position_controller/commands", FLOATS, qos).unwrap();
         assert_eq!(
             made.token,
@@ -230,12 +257,5 @@ mod tests {
             assert!(Node::new(0, "1".into(), bad, "n").is_err(), "{bad:?}");
         }
         assert!(Node::new(0, "1".into(), "/", "a/b").is_err());
-    }
-
-    #[test]
-    fn a_default_quality_of_service_is_left_out_of_the_token() {
-        assert_eq!(Qos::COMMAND.token(), "::,1:,:,:,,");
-        assert_eq!(Qos { is_reliable: false, depth: 5 }.token(), "2::,5:,:,:,,");
-        assert_eq!(Qos { is_reliable: true, depth: 42 }.token(), "::,:,:,:,,");
     }
 }

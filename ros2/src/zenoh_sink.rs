@@ -10,9 +10,9 @@
 
 use crate::message::{JOINT_STATE, JointStateView, MessageError, Stamp, joint_state_capacity};
 use crate::rmw::{Attachment, NameError, Node, Publication, Qos};
+use crate::zenoh_session::{SessionError, SessionOptions};
 use core::time::Duration;
 use endplate_hal::{Clock, CommandMode, CommandSink, MAX_JOINTS, SafeCommand};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -73,42 +73,15 @@ impl ZenohOptions {
 /// Why a sink cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ZenohError {
-    /// An endpoint is not written as one.
-    #[error("endpoint {endpoint:?} is not of the form tcp/<address>:<port>")]
-    Endpoint {
-        /// The endpoint given.
-        endpoint: String,
-    },
-    /// An endpoint leaves this machine, which was not allowed.
-    #[error("endpoint {endpoint:?} is not on the loopback interface: use tcp/127.0.0.1:<port>, or allow remote peers")]
-    Remote {
-        /// The endpoint given.
-        endpoint: String,
-    },
+    /// The session.
+    #[error(transparent)]
+    Session(#[from] SessionError),
     /// A node, namespace or topic name.
     #[error(transparent)]
     Name(#[from] NameError),
     /// No joint, or too many.
     #[error("{0} joint names were given: give 1 to {MAX_JOINTS}, in the order of the commands")]
     Joints(usize),
-    /// Zenoh refused a setting.
-    #[error("Zenoh refused the setting {key} = {value}")]
-    Setting {
-        /// Path of the setting.
-        key: &'static str,
-        /// Its value, JSON5.
-        value: String,
-        /// Zenoh's reason.
-        source: zenoh::Error,
-    },
-    /// The session could not be opened.
-    #[error("no Zenoh session could be opened listening on {listen:?}: is the port taken by another process?")]
-    Open {
-        /// The endpoints listened on.
-        listen: Vec<String>,
-        /// Zenoh's reason.
-        source: zenoh::Error,
-    },
     /// A publisher or token could not be declared.
     #[error("Zenoh refused to declare {key}")]
     Declare {
@@ -188,9 +161,13 @@ impl ZenohCommandSink {
         if !(1..=MAX_JOINTS).contains(&joints) {
             return Err(ZenohError::Joints(joints));
         }
-        for endpoint in options.listen.iter().chain(&options.connect) {
-            check_endpoint(endpoint, options.allow_remote)?;
-        }
+        let of_session = SessionOptions {
+            listen: options.listen.clone(),
+            connect: options.connect.clone(),
+            allow_remote: options.allow_remote,
+            ..SessionOptions::default()
+        };
+        of_session.check()?;
         let named = |zid: String| -> Result<(Node, Publication), NameError> {
             let node = Node::new(options.domain, zid, &options.namespace, &options.node)?;
             let publication = node.publisher(PUBLISHER, &options.topic, JOINT_STATE, Qos::COMMAND)?;
@@ -198,7 +175,7 @@ impl ZenohCommandSink {
         };
         named(String::new())?; // a bad name is refused before anything is opened
 
-        let session = open_session(&options)?;
+        let session = of_session.open()?;
         let zid = session.zid().to_string();
         let (node, Publication { key, token, gid }) = named(zid.clone())?;
         let declared = |key: &str| {
@@ -289,51 +266,6 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-fn check_endpoint(endpoint: &str, allow_remote: bool) -> Result<(), ZenohError> {
-    let malformed = || ZenohError::Endpoint { endpoint: endpoint.to_owned() };
-    let address = endpoint.strip_prefix("tcp/").ok_or_else(malformed)?;
-    let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
-    let is_host = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_[]:%".contains(&byte));
-    if host.is_empty() || !is_host || port.parse::<u16>().is_err() {
-        return Err(malformed());
-    }
-    let is_loopback = host == "localhost" || address.parse().is_ok_and(|at: SocketAddr| at.ip().is_loopback());
-    match is_loopback || allow_remote {
-        true => Ok(()),
-        false => Err(ZenohError::Remote { endpoint: endpoint.to_owned() }),
-    }
-}
-
-/// A session set up as rmw_zenoh sets up its own: a peer that finds others through the router's gossip only.
-fn open_session(options: &ZenohOptions) -> Result<Session, ZenohError> {
-    let list = |endpoints: &[String]| {
-        let quoted: Vec<String> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-        format!("[{}]", quoted.join(", "))
-    };
-    let settings = [
-        ("mode", "\"peer\"".to_owned()),
-        ("listen/endpoints", list(&options.listen)),
-        ("listen/exit_on_failure", "true".to_owned()),
-        ("connect/endpoints", list(&options.connect)),
-        ("connect/timeout_ms", "-1".to_owned()),
-        ("connect/exit_on_failure", "false".to_owned()),
-        ("scouting/multicast/enabled", "false".to_owned()),
-        ("scouting/gossip/enabled", "true".to_owned()),
-        ("scouting/gossip/target", "{ router: [\"router\", \"peer\"], peer: [\"router\"] }".to_owned()),
-        ("scouting/gossip/autoconnect", "{ router: [], peer: [\"router\", \"peer\"] }".to_owned()),
-        (
-            "scouting/gossip/autoconnect_strategy",
-            "{ peer: { to_router: \"always\", to_peer: \"greater-zid\" } }".to_owned(),
-        ),
-        ("timestamping/enabled", "true".to_owned()),
-    ];
-    let mut config = zenoh::Config::default();
-    for (key, value) in settings {
-        config.insert_json5(key, &value).map_err(|source| ZenohError::Setting { key, value: value.clone(), source })?;
-    }
-    zenoh::open(config).wait().map_err(|source| ZenohError::Open { listen: options.listen.clone(), source })
-}
-
 /// The side thread's half.
 struct Wire {
     commands: rtrb::Consumer<SafeCommand>,
@@ -421,21 +353,6 @@ impl Wire {
 mod tests {
     use super::*;
     use endplate_hal::SimulatedClock;
-
-    #[test]
-    fn an_endpoint_beyond_this_machine_is_refused_unless_allowed() {
-        for good in ["tcp/127.0.0.1:0", "tcp/127.9.9.9:7447", "tcp/[::1]:7447", "tcp/localhost:7447"] {
-            assert!(check_endpoint(good, false).is_ok(), "{good}");
-        }
-        for remote in ["tcp/0.0.0.0:7447", "tcp/[::]:7447", "tcp/10.0.0.1:7447", "tcp/robot.local:7447"] {
-            assert!(matches!(check_endpoint(remote, false), Err(ZenohError::Remote { .. })), "{remote}");
-            assert!(check_endpoint(remote, true).is_ok(), "{remote}");
-        }
-        for bad in ["", "tcp", "udp/127.0.0.1:1", "tcp/127.0.0.1", "tcp/:1", "tcp/a\"b:1", "tcp/127.0.0.1:1#iface=eth0"]
-        {
-            assert!(matches!(check_endpoint(bad, true), Err(ZenohError::Endpoint { .. })), "{bad}");
-        }
-    }
 
     #[test]
     fn wrong_options_are_refused_before_a_session_is_opened() {

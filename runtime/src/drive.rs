@@ -3,6 +3,7 @@
 //! [`simulated`] runs everything on one thread in simulated time, with a latency model for inference, and replays bit
 //! for bit. [`realtime`] runs camera, inference and control threads on the machine's clock.
 
+pub mod control_thread;
 pub mod realtime;
 pub mod simulated;
 
@@ -145,10 +146,9 @@ impl CameraWatch {
     /// Does not allocate, lock or wait.
     pub fn read(&self, health: &mut [CameraHealth]) {
         for (out, shared) in health.iter_mut().zip(&self.0) {
-            *out = CameraHealth {
-                captured: Instant::from_nanos(shared.captured.load(Ordering::Acquire)),
-                sequence: shared.sequence.load(Ordering::Acquire),
-            };
+            // The writer stores the stamp first: whoever sees a sequence number sees its stamp, or a newer one.
+            let sequence = shared.sequence.load(Ordering::Acquire);
+            *out = CameraHealth { captured: Instant::from_nanos(shared.captured.load(Ordering::Acquire)), sequence };
         }
     }
 

@@ -9,9 +9,9 @@ use crate::handover::{Handover, HandoverError, projected};
 use crate::metrics::{Cause, CauseCounts, Samples};
 use crate::record::{InferenceTap, Inferred};
 use core::time::Duration;
-use endplate_hal::{Clock, Frame, Instant};
+use endplate_hal::{Clock, Frame, FrameStamp, Instant};
 use endplate_policies::{
-    ActionChunk, Anchor, Budget, Epoch, Observation, OutputFault, Policy, PolicyError, PolicySpec, StopReason,
+    ActionChunk, Anchor, Budget, Epoch, Observation, OutputFault, Policy, PolicyError, PolicySpec, StopReason, Trace,
 };
 use std::collections::BTreeMap;
 
@@ -241,15 +241,18 @@ impl InferenceLoop {
             instruction: &self.instruction,
             anchor: Anchor { motion, captured: oldest },
         };
+        let observed = clock.map_or(now, Clock::now);
         let continuation = self.handover.continuation(self.policy.spec());
         self.commitment.take(&snapshot.plan, motion, snapshot.expected_latency);
         let committed = self.commitment.committed(continuation, self.epoch);
         let budget = Budget { start: now, deadline: now.saturating_add(self.budget), clock };
         let result = self.policy.infer(&observation, &committed, budget, &mut self.chunk);
+        let inferred = clock.map_or(now, Clock::now);
+        let frame = FrameStamp::oldest(frames).unwrap_or_default();
+        self.chunk.set_trace(Trace { frame, observed, inferred });
         if let Some(tap) = &mut self.tap {
             let result = result.as_ref().map(|stop| (*stop, &self.chunk));
-            let at = clock.map_or(now, Clock::now);
-            tap.inferred(&Inferred { now: at, observation: &observation, result, tokens: self.policy.tokens() });
+            tap.inferred(&Inferred { now: inferred, observation: &observation, result, tokens: self.policy.tokens() });
         }
         result.map_err(|error| Refusal::policy(&error))
     }

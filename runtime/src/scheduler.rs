@@ -193,6 +193,11 @@ impl ChunkScheduler {
         self.sequence += 1;
     }
 
+    /// Whether a chunk was taken whose first row is not due yet.
+    pub fn is_waiting(&self) -> bool {
+        !self.next.is_empty()
+    }
+
     /// Notes when a chunk began to be wanted. Call it every period.
     pub fn note_wish(&mut self, now: Instant, motion: MotionTime) {
         if self.asked.is_none() && self.wants_chunk(now, motion) {

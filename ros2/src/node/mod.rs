@@ -1,0 +1,33 @@
+//! A robot that is reached over topics, behind the `hal` traits, and the node that manages it.
+//!
+//! ```text
+//! middleware threads: message ─▶ check ─▶ latest value ─▶ control thread (TopicArm), camera thread (TopicCamera)
+//! control thread: command ─▶ ring ─▶ wire thread: newest, still valid? ─▶ controller topic
+//! ```
+
+mod arm;
+mod camera;
+mod lifecycle;
+mod output;
+mod parameters;
+mod report;
+mod server;
+mod stamps;
+mod state;
+
+pub use arm::{ArmCounts, ArmLink, TopicArm, TopicArmError, TopicArmOptions};
+pub use camera::{CameraLink, CameraTopic, ImageError, TopicCamera};
+pub use lifecycle::{STATES, Step, label};
+pub use output::{OutputForm, OutputKind};
+pub use parameters::{Parameter, ParameterError, ParameterStore, Value};
+pub use report::{Level, Part, encode_report};
+pub use server::{NodeServer, Order, Reply, ServerError};
+pub use stamps::{StampError, StampMap};
+pub use state::{JointValues, StateError, StateReader};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A panic elsewhere leaves plain values behind a lock, which stay usable. Never taken on the control thread.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
