@@ -138,6 +138,18 @@ impl ActionSpace {
         &self.normalisation
     }
 
+    /// Turns absolute joint rows, `[n, D]`, back into normalised values, `[n, D]`, with `state` as for
+    /// [`Self::to_absolute`].
+    pub(crate) fn to_normalised(&self, rows: &[f64], state: &[f64], values: &mut [f32]) {
+        let dims = self.dims.len();
+        for (from, into) in rows.chunks_exact(dims).zip(values.chunks_exact_mut(dims)) {
+            for (dim, (action, (value, slot))) in self.dims.iter().zip(from.iter().zip(into)).enumerate() {
+                let origin = action.anchor.map_or(0.0, |joint| state[joint]);
+                *slot = self.normalisation.normalise(dim, value - origin) as f32;
+            }
+        }
+    }
+
     /// Turns normalised rows into absolute joint rows, `[H, D]` in the dimensions' units, with `state` (`[S]`, same
     /// units) observed at the anchor.
     ///
@@ -198,6 +210,18 @@ mod tests {
         space().to_absolute(&normalised, &[7.0, 0.25], &mut rows).unwrap();
         for (got, want) in rows.iter().zip([-0.25, 0.0, 0.25, 1.6]) {
             assert!((got - want).abs() < 2e-6, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn absolute_rows_come_back_as_the_normalised_ones_they_were() {
+        let mut normalised = NormalisedRows::new(2, 2);
+        normalised.values_mut().copy_from_slice(&[-1.0, -1.0, 0.25, 1.0]);
+        let (mut rows, mut values) = ([0.0; 4], [0.0f32; 4]);
+        space().to_absolute(&normalised, &[7.0, 0.25], &mut rows).unwrap();
+        space().to_normalised(&rows, &[7.0, 0.25], &mut values);
+        for (got, want) in values.iter().zip([-1.0, -1.0, 0.25, 1.0]) {
+            assert!((got - want).abs() < 1e-6, "{values:?}");
         }
     }
 

@@ -33,7 +33,7 @@ pub use load::{
 };
 pub use memory::{MemoryBound, available_memory};
 pub use normalisation::Normalisation;
-pub use observation::{Anchor, Budget, Committed, Epoch, Moment, Observation};
+pub use observation::{Anchor, Budget, Committed, Continuation, Epoch, Moment, Observation};
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop};
 pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
 pub use stopwatch::{EngineRun, EngineRuns};

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use endplate_hal::{Clock, Frame, Instant, JointState, MotionTime};
 
-use crate::bundle::CostModel;
+use crate::bundle::{CostModel, FamilySpec, PolicySpec};
 use crate::policy::{PolicyError, Stage};
 
 /// The point a chunk's row 0 belongs to.
@@ -67,12 +67,15 @@ impl Observation<'_> {
 /// What the scheduler will still play whatever the policy answers.
 #[derive(Copy, Clone, Debug)]
 pub struct Committed<'a> {
-    /// `[n, D]` row-major, absolute, rad (m for prismatic joints).
+    /// `[n, D]` row-major, absolute, rad (m for prismatic joints); row 0 belongs to the observation's anchor, as row 0 of
+    /// the answer does.
     pub rows: &'a [f64],
     /// Rows expected to have been played when the answer arrives.
     pub delay_rows: usize,
     /// `[n]`, how firmly each row is committed, 0 to 1.
     pub weights: &'a [f64],
+    /// What the policy is to make of the rows.
+    pub continuation: Continuation,
     /// The epoch the answer will belong to.
     pub epoch: Epoch,
 }
@@ -80,7 +83,52 @@ pub struct Committed<'a> {
 impl Committed<'_> {
     /// Nothing is committed.
     pub const fn none(epoch: Epoch) -> Self {
-        Self { rows: &[], delay_rows: 0, weights: &[], epoch }
+        Self { rows: &[], delay_rows: 0, weights: &[], continuation: Continuation::Free, epoch }
+    }
+}
+
+/// How an answer continues what will still be played. A policy that cannot do what is asked refuses when it is loaded
+/// with that handover, not here: see [`Self::fits`].
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub enum Continuation {
+    /// It need not.
+    #[default]
+    Free,
+    /// Real-time chunking (Black et al., arXiv 2506.07339, eq. 2–5) without a gradient: denoising is pulled towards the
+    /// rows, each by its weight.
+    Guided {
+        /// Largest guidance gain β; at least the number of denoising steps, or the pull does not arrive.
+        beta: f64,
+    },
+    /// Training-time real-time chunking: the first `delay_rows` rows enter clean and come out as they are.
+    Prefix,
+}
+
+impl Continuation {
+    /// Whether a policy of this description can continue so.
+    ///
+    /// # Errors
+    /// What is in the way, and the remedy.
+    pub fn fits(self, spec: &PolicySpec) -> Result<(), String> {
+        match (self, &spec.family) {
+            (Self::Free, _) => Ok(()),
+            (Self::Guided { beta }, FamilySpec::Flow(flow)) => {
+                if beta.is_finite() && beta >= flow.steps as f64 {
+                    Ok(())
+                } else {
+                    let steps = flow.steps;
+                    Err(format!("beta {beta} is below the policy's {steps} denoising steps: use {steps} or more"))
+                }
+            }
+            (Self::Prefix, FamilySpec::Flow(flow)) if flow.max_prefix_rows > 0 => Ok(()),
+            (Self::Prefix, FamilySpec::Flow(_)) => {
+                Err("the policy was not trained to continue rows (flow.max_prefix_rows = 0)".to_owned())
+            }
+            (Self::Guided { .. } | Self::Prefix, family) => Err(format!(
+                "denoising is steered in the family flow only, and the policy is of the family {}",
+                family.name()
+            )),
+        }
     }
 }
 

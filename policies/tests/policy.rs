@@ -12,8 +12,8 @@ use common::{bundle_path, bundle_paths, engines};
 use endplate_hal::{Frame, Instant, JointState, JointVec, MonotonicClock, MotionTime};
 use endplate_policies::bundle::{Arrays, FamilySpec};
 use endplate_policies::{
-    ActionChunk, Anchor, Budget, Bundle, BundleSource, Committed, Epoch, Loaded, Observation, OpenLoopInputs,
-    OutputFault, Policy, PolicyError, StopReason, infer_open_loop, load_policy,
+    ActionChunk, Anchor, Budget, Bundle, BundleSource, Committed, Continuation, Epoch, Loaded, Observation,
+    OpenLoopInputs, OutputFault, Policy, PolicyError, StopReason, infer_open_loop, load_policy,
 };
 
 struct Scene {
@@ -277,4 +277,43 @@ fn recorded_arrays_go_in_and_out() {
     assert_eq!(arrays.ids("tokens").unwrap(), output.tokens);
     assert!(arrays.get("actions", Some(&[6, 16])).unwrap_err().to_string().contains("out.npz"));
     assert!(OpenLoopInputs::from_arrays(&arrays, scene.bundle.spec()).unwrap_err().to_string().contains("front"));
+}
+
+/// The chunk a flow policy answers without, and then with, the first rows of it raised a little and committed to.
+fn continued(name: &str, policy: &mut dyn Policy, scene: &Scene, continuation: Continuation) -> (Vec<f64>, Vec<f64>) {
+    let mut chunk = scene.chunk();
+    infer(policy, scene, &mut chunk).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let free = chunk.rows().to_vec();
+    let dims = chunk.dims();
+    let rows: Vec<f64> = free[..8 * dims].iter().map(|value| value + 0.02).collect();
+    let weights = [1.0, 1.0, 1.0, 0.8, 0.5, 0.3, 0.1, 0.0];
+    policy.set_noise(&scene.noise().unwrap()).unwrap();
+    let committed = Committed { rows: &rows, delay_rows: 3, weights: &weights, continuation, epoch: Epoch(3) };
+    policy.infer(&scene.observation(), &committed, Budget::unlimited(Instant::ZERO), &mut chunk).unwrap();
+    (free, chunk.rows().to_vec())
+}
+
+#[test]
+fn a_flow_policy_continues_the_rows_it_is_committed_to() {
+    for scene in Scene::all().into_iter().filter(|scene| !scene.has_tokens()) {
+        let dims = scene.bundle.spec().actions.dims().len();
+        for (name, mut loaded) in scene.policies() {
+            // The share of a raise of 0.02 rad that arrived in a row, over all joints.
+            let share = |free: &[f64], now: &[f64], row: usize| {
+                let raised = |values: &[f64]| values[row * dims..(row + 1) * dims].iter().sum::<f64>() / dims as f64;
+                (raised(now) - raised(free)) / 0.02
+            };
+            let (free, prefix) = continued(&name, &mut *loaded.policy, &scene, Continuation::Prefix);
+            for row in 0..3 {
+                assert!((share(&free, &prefix, row) - 1.0).abs() < 1e-3, "{name}: committed row {row} changed");
+            }
+            let (free, guided) = continued(&name, &mut *loaded.policy, &scene, Continuation::Guided { beta: 10.0 });
+            for row in 0..3 {
+                let share = share(&free, &guided, row);
+                assert!((0.6..1.2).contains(&share), "{name}: row {row} went {share} of the way");
+            }
+            let (free, same) = continued(&name, &mut *loaded.policy, &scene, Continuation::Free);
+            assert_eq!(free, same, "{name}: rows nobody asked to continue had an effect");
+        }
+    }
 }

@@ -4,16 +4,18 @@
 //! filters and writes. It never allocates, locks, blocks, formats or logs once active; what is worth telling goes into
 //! a preallocated ring of [`Event`]s that another thread reads.
 
+use crate::handover::Handover;
+use crate::handover::track::Track;
 use crate::metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Provenance, Rung, Samples};
 use crate::record::TickRecord;
 use crate::retimer::Retimer;
-use crate::scheduler::{ChunkRefusal, ChunkScheduler, MAX_ROWS, PlayRules};
+use crate::scheduler::{ChunkRefusal, ChunkScheduler, PlayRules};
 use core::time::Duration;
 use endplate_hal::{
     BusError, Clock, CommandMode, CommandSink, HeldCause, Instant, JointCommand, JointState, JointVec, Limit,
     MAX_JOINTS, MotionTime, Robot, RobotSpec, SafeCommand, SafetyError, SafetyFilter, StateRing, StopCategory, Verdict,
 };
-use endplate_policies::{ActionChunk, Epoch};
+use endplate_policies::{ActionChunk, Blending, Epoch};
 
 /// The lifecycle of a robot, in the words of ROS 2's managed nodes. Arms are written to only while `Active`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -167,9 +169,10 @@ pub struct ControlSnapshot {
     pub states: StateRing,
     /// Motion time at the newest ticks, oldest first.
     motion: Vec<(Instant, MotionTime)>,
-    /// Rows still to be played, `[n, D]` absolute.
-    committed: Vec<f64>,
-    rows: usize,
+    /// What will be played if no other chunk comes.
+    pub(crate) plan: Track,
+    /// The longest time from capture to arrival among the last answers.
+    pub expected_latency: Duration,
 }
 
 const HISTORY: usize = 64;
@@ -183,8 +186,8 @@ impl ControlSnapshot {
             epoch: Epoch(0),
             states: StateRing::with_capacity(HISTORY),
             motion: Vec::with_capacity(HISTORY),
-            committed: vec![0.0; MAX_ROWS * MAX_JOINTS],
-            rows: 0,
+            plan: Track::new(MAX_JOINTS),
+            expected_latency: Duration::ZERO,
         }
     }
 
@@ -201,11 +204,6 @@ impl ControlSnapshot {
                 Some(MotionTime::from_nanos(nanos.round() as u64))
             }
         }
-    }
-
-    /// Rows the scheduler will still play, `[n, D]` absolute, and n.
-    pub fn committed(&self, dims: usize) -> (&[f64], usize) {
-        (&self.committed[..self.rows * dims], self.rows)
     }
 }
 
@@ -232,6 +230,8 @@ pub struct ControlLoop {
     torque_off_done: bool,
     newest_used: u64,
     provenance: Option<Provenance>,
+    /// That of a chunk whose first row is not due yet.
+    waiting: Option<Provenance>,
     counts: ControlCounts,
     events: Option<rtrb::Producer<Event>>,
     records: Option<rtrb::Producer<TickRecord>>,
@@ -265,6 +265,7 @@ impl ControlLoop {
             torque_off_done: false,
             newest_used: 0,
             provenance: None,
+            waiting: None,
             counts: ControlCounts::new(),
             events: None,
             records: None,
@@ -272,6 +273,13 @@ impl ControlLoop {
             spec,
             robot,
         })
+    }
+
+    /// Hands over from chunk to chunk in another way than by switching; `blending` has one entry per joint.
+    pub fn set_handover(&mut self, handover: Handover, blending: &[Blending]) {
+        let joints = &self.filter.limits().joints;
+        let velocity = JointVec::from_fn(joints.len(), |joint| joints[joint].velocity_rad_s);
+        self.scheduler.set_handover(handover, blending, velocity);
     }
 
     /// Where events go; without a ring they are counted only.
@@ -423,6 +431,10 @@ impl ControlLoop {
         }
         self.read_state(now, &mut causes);
         self.take_chunk(now, inbox, &mut causes);
+        self.scheduler.settle(now, self.motion);
+        if !self.scheduler.is_waiting() {
+            self.provenance = self.waiting.take().or(self.provenance);
+        }
         if inbox.estop {
             self.latched.get_or_insert(Cause::Estop);
         }
@@ -433,6 +445,7 @@ impl ControlLoop {
         let (command, verdict, rung) = self.command(now, stop, &mut causes);
         let command = command.from_frame(self.provenance_on(rung).map(|provenance| provenance.trace.frame));
         self.write(now, &command, &mut causes);
+        self.scheduler.note_wish(now, self.motion);
         self.finish(now, command, verdict, rung, stop, &causes)
     }
 
@@ -479,9 +492,10 @@ impl ControlLoop {
     fn take_chunk(&mut self, now: Instant, inbox: &Inbox, causes: &mut Causes) {
         let Some(chunk) = inbox.chunk else { return };
         match self.scheduler.offer(now, self.motion, chunk) {
-            Ok(()) => self.provenance = Some(Provenance { trace: *chunk.trace(), scheduled: now }),
+            Ok(()) => self.waiting = Some(Provenance { trace: *chunk.trace(), scheduled: now }),
             Err(ChunkRefusal::Epoch) => causes.note(Cause::ChunkEpoch, None),
             Err(ChunkRefusal::Stale { .. } | ChunkRefusal::Spent) => causes.note(Cause::ChunkStale, None),
+            Err(ChunkRefusal::Jump { joint }) => causes.note(Cause::OutputRefused, Some(joint)),
             Err(ChunkRefusal::Malformed) => causes.note(Cause::OutputRefused, None),
         }
     }
@@ -648,7 +662,8 @@ impl ControlLoop {
         snapshot.states.copy_from(&self.states);
         snapshot.motion.clear();
         snapshot.motion.extend_from_slice(&self.history);
-        snapshot.rows = self.scheduler.remaining(self.motion, &mut snapshot.committed);
+        self.scheduler.plan(&mut snapshot.plan);
+        snapshot.expected_latency = self.scheduler.expected_latency();
     }
 
     /// Whether the robot has a cycle that can set the pace.

@@ -4,13 +4,14 @@
 //! instant of simulated time) and nothing it does can delay a control period.
 
 use crate::control::ControlSnapshot;
+use crate::handover::commitment::Commitment;
+use crate::handover::{Handover, HandoverError, projected};
 use crate::metrics::{Cause, CauseCounts, Samples};
 use crate::record::{InferenceTap, Inferred};
 use core::time::Duration;
 use endplate_hal::{Clock, Frame, FrameStamp, Instant};
 use endplate_policies::{
-    ActionChunk, Anchor, Budget, Committed, Epoch, Observation, OutputFault, Policy, PolicyError, PolicySpec,
-    StopReason, Trace,
+    ActionChunk, Anchor, Budget, Epoch, Observation, OutputFault, Policy, PolicyError, PolicySpec, StopReason, Trace,
 };
 use std::collections::BTreeMap;
 
@@ -78,6 +79,8 @@ pub struct InferenceLoop {
     refused_in_a_row: u32,
     inferred: bool,
     tap: Option<Box<dyn InferenceTap>>,
+    handover: Handover,
+    commitment: Commitment,
     counts: InferenceCounts,
 }
 
@@ -94,6 +97,8 @@ impl InferenceLoop {
             refused_in_a_row: 0,
             inferred: false,
             tap: None,
+            handover: Handover::default(),
+            commitment: Commitment::default(),
             counts: InferenceCounts::new(),
             policy,
         }
@@ -110,6 +115,16 @@ impl InferenceLoop {
         self.epoch = epoch;
         self.refused_in_a_row = 0;
         self.policy.reset(epoch);
+    }
+
+    /// How answers continue the chunk being played.
+    ///
+    /// # Errors
+    /// [`HandoverError::Pairing`] when the policy cannot; the handover stays as it was.
+    pub fn set_handover(&mut self, handover: Handover) -> Result<(), HandoverError> {
+        handover.check(self.policy.spec())?;
+        self.handover = handover;
+        Ok(())
     }
 
     /// The present epoch.
@@ -209,13 +224,16 @@ impl InferenceLoop {
             return Err(Refusal::observation(Cause::CameraSkew, message));
         }
         let instant = now.min(oldest.saturating_add(rules.observation_lag));
-        let state = snapshot
+        let mut state = snapshot
             .states
             .at(instant, self.state_ahead)
             .map_err(|error| Refusal::observation(Cause::StateHistory, error.to_string()))?;
-        let motion = snapshot
+        let mut motion = snapshot
             .motion_at(instant)
             .ok_or_else(|| Refusal::observation(Cause::StateHistory, "no control period has passed yet"))?;
+        if self.handover.project_state {
+            motion = projected::project(&snapshot.plan, motion, snapshot.expected_latency, &mut state);
+        }
         let observation = Observation {
             frames,
             state,
@@ -224,8 +242,9 @@ impl InferenceLoop {
             anchor: Anchor { motion, captured: oldest },
         };
         let observed = clock.map_or(now, Clock::now);
-        let (rows, _) = snapshot.committed(self.policy.spec().actions.dims().len());
-        let committed = Committed { rows, delay_rows: 0, weights: &[], epoch: self.epoch };
+        let continuation = self.handover.continuation(self.policy.spec());
+        self.commitment.take(&snapshot.plan, motion, snapshot.expected_latency);
+        let committed = self.commitment.committed(continuation, self.epoch);
         let budget = Budget { start: now, deadline: now.saturating_add(self.budget), clock };
         let result = self.policy.infer(&observation, &committed, budget, &mut self.chunk);
         let inferred = clock.map_or(now, Clock::now);

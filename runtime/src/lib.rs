@@ -8,6 +8,7 @@ mod control;
 mod crossing;
 pub mod drive;
 mod fault;
+pub mod handover;
 mod inference;
 pub mod joint_order;
 mod metrics;

@@ -54,7 +54,12 @@ impl Retimer {
     pub fn pace(&mut self, motion: &Motion, reference: &Reference) -> f64 {
         let lag = (0..self.limits.len())
             .filter(|&joint| self.interpolation[joint] != Interpolation::Hold)
-            .map(|joint| (reference.position_rad[joint] - motion.position_rad[joint]).abs())
+            .map(|joint| {
+                // A reference beyond its limit is followed to the limit: waiting for the rest would be for ever.
+                let limits = &self.limits[joint];
+                let target = reference.position_rad[joint].clamp(limits.lower_rad, limits.upper_rad);
+                (target - motion.position_rad[joint]).abs()
+            })
             .fold(0.0, f64::max);
         let wanted = ((STOPPED_RAD - lag) / (STOPPED_RAD - FULL_SPEED_RAD)).clamp(0.0, 1.0);
         self.speed += (wanted - self.speed).clamp(-SPEED_STEP, SPEED_STEP);

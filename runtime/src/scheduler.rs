@@ -4,9 +4,12 @@
 //! nothing is skipped), a late chunk (rows already executed are skipped, none twice) and starvation (motion stands
 //! still, the next chunk goes on from there).
 
+use crate::handover::ensemble::Ensemble;
+use crate::handover::track::Track;
+use crate::handover::{Handover, Mode, blend, naive, rtc};
 use core::time::Duration;
 use endplate_hal::{Instant, JointVec, MAX_JOINTS, MotionTime};
-use endplate_policies::{ActionChunk, Epoch, Interpolation};
+use endplate_policies::{ActionChunk, Blending, Epoch, Interpolation};
 
 /// The most rows a chunk may have.
 pub const MAX_ROWS: usize = 128;
@@ -26,6 +29,12 @@ pub enum ChunkRefusal {
     /// Every row has been executed already.
     #[error("every row of the chunk has been executed already")]
     Spent,
+    /// It starts further from the rows being played than a joint can follow.
+    #[error("joint {joint} would have to leave the rows being played faster than its limit")]
+    Jump {
+        /// The joint.
+        joint: usize,
+    },
     /// Its shape or values cannot be played.
     #[error("the chunk is not [H, D] finite rows for this robot")]
     Malformed,
@@ -55,6 +64,9 @@ pub struct PlayRules {
     pub max_age: Duration,
 }
 
+/// Latencies of the last answers, so that a spike is forgotten.
+const LATENCIES: usize = 10;
+
 /// Holds the chunk being played and decides which row is due.
 ///
 /// # Real-time
@@ -62,35 +74,55 @@ pub struct PlayRules {
 #[derive(Clone, Debug)]
 pub struct ChunkScheduler {
     rules: PlayRules,
+    handover: Handover,
+    blending: Vec<Blending>,
+    velocity_rad_s: JointVec,
     dims: usize,
-    rows: Vec<f64>,
-    horizon: usize,
-    period: Duration,
-    anchor: MotionTime,
-    captured: Instant,
+    current: Track,
+    /// A chunk that starts later, or one being joined.
+    next: Track,
+    ensemble: Ensemble,
+    asked: Option<Instant>,
+    latencies: [Duration; LATENCIES],
+    latency_count: usize,
     sequence: u64,
     epoch: Epoch,
 }
 
 impl ChunkScheduler {
-    /// A scheduler without a chunk, for `[H, D]` chunks with one dimension per rule.
+    /// A scheduler without a chunk, for `[H, D]` chunks with one dimension per rule, that switches from chunk to chunk.
     pub fn new(rules: PlayRules) -> Self {
+        let dims = rules.interpolation.len().min(MAX_JOINTS);
         Self {
-            dims: rules.interpolation.len().min(MAX_JOINTS),
-            rows: vec![0.0; MAX_ROWS * MAX_JOINTS],
-            horizon: 0,
-            period: Duration::ZERO,
-            anchor: MotionTime::ZERO,
-            captured: Instant::ZERO,
+            dims,
+            handover: Handover::default(),
+            blending: vec![Blending::Latch; dims],
+            velocity_rad_s: JointVec::from_fn(dims, |_| f64::INFINITY),
+            current: Track::new(dims),
+            next: Track::new(dims),
+            ensemble: Ensemble::new(dims),
+            asked: None,
+            latencies: [Duration::ZERO; LATENCIES],
+            latency_count: 0,
             sequence: 0,
             epoch: Epoch(0),
             rules,
         }
     }
 
+    /// Hands over in another way: `blending` by dimension, and how fast each joint may be asked to go.
+    pub fn set_handover(&mut self, handover: Handover, blending: &[Blending], velocity_rad_s: JointVec) {
+        self.handover = handover;
+        self.blending = blending.to_vec();
+        self.velocity_rad_s = velocity_rad_s;
+    }
+
     /// Forgets the chunk; only chunks of `epoch` or later are taken from now on.
     pub fn reset(&mut self, epoch: Epoch) {
-        self.horizon = 0;
+        self.current.clear();
+        self.next.clear();
+        self.ensemble.clear();
+        self.asked = None;
         self.epoch = epoch;
     }
 
@@ -100,6 +132,7 @@ impl ChunkScheduler {
     /// [`ChunkRefusal`]; the old chunk goes on.
     pub fn offer(&mut self, now: Instant, motion: MotionTime, chunk: &ActionChunk) -> Result<(), ChunkRefusal> {
         let anchor = chunk.anchor();
+        let asked = self.asked.take();
         if chunk.epoch() < self.epoch {
             return Err(ChunkRefusal::Epoch);
         }
@@ -107,19 +140,69 @@ impl ChunkScheduler {
         if age > self.rules.max_age {
             return Err(ChunkRefusal::Stale { age });
         }
+        self.latencies[self.latency_count % LATENCIES] = age;
+        self.latency_count = self.latency_count.wrapping_add(1);
         let (horizon, dims, rows) = (chunk.horizon(), chunk.dims(), chunk.rows());
         let shaped = dims == self.dims && (2..=MAX_ROWS).contains(&horizon) && rows.len() == horizon * dims;
         if !shaped || chunk.period().is_zero() || !rows.iter().all(|value| value.is_finite()) {
             return Err(ChunkRefusal::Malformed);
         }
-        if row_at(motion, anchor.motion, chunk.period()) >= (horizon - 1) as f64 {
-            return Err(ChunkRefusal::Spent);
+        self.next.load(chunk);
+        if self.handover.mode == Mode::NaiveAsynchronous {
+            naive::drop_rows(&mut self.next, motion, asked.map_or(Duration::ZERO, |asked| now.duration_since(asked)));
         }
-        self.rows[..rows.len()].copy_from_slice(rows);
-        (self.horizon, self.period) = (horizon, chunk.period());
-        (self.anchor, self.captured) = (anchor.motion, anchor.captured);
+        let joined = if self.next.row_at(motion) >= self.next.last_row() {
+            Err(ChunkRefusal::Spent)
+        } else if self.current.covers(motion) && !self.is_too_old(now) {
+            self.join(motion)
+        } else {
+            Ok(())
+        };
+        if joined.is_err() {
+            self.next.clear();
+        }
+        self.settle(now, motion);
+        joined
+    }
+
+    /// Joins the next chunk to the one being played.
+    fn join(&mut self, motion: MotionTime) -> Result<(), ChunkRefusal> {
+        match self.handover.mode {
+            Mode::Blend { old_share } => {
+                blend::join(&self.current, &mut self.next, motion, old_share, &self.blending);
+                Ok(())
+            }
+            Mode::Rtc { .. } => rtc::join(&self.current, &mut self.next, motion, &self.velocity_rad_s, &self.blending),
+            Mode::Switch | Mode::Ensemble { .. } | Mode::TrainingRtc => Ok(()),
+            Mode::NaiveSynchronous | Mode::NaiveAsynchronous => Ok(()),
+        }
+    }
+
+    /// Lets the next chunk take over once its first row is due, or when there is nothing else to play. Call it every
+    /// period.
+    pub fn settle(&mut self, now: Instant, motion: MotionTime) {
+        let goes_on = self.current.covers(motion) && !self.is_too_old(now);
+        if self.next.is_empty() || (self.next.row_at(motion) < 0.0 && goes_on) {
+            return;
+        }
+        if matches!(self.handover.mode, Mode::Ensemble { .. }) && !self.current.is_empty() {
+            self.ensemble.push(&self.current);
+        }
+        core::mem::swap(&mut self.current, &mut self.next);
+        self.next.clear();
         self.sequence += 1;
-        Ok(())
+    }
+
+    /// Whether a chunk was taken whose first row is not due yet.
+    pub fn is_waiting(&self) -> bool {
+        !self.next.is_empty()
+    }
+
+    /// Notes when a chunk began to be wanted. Call it every period.
+    pub fn note_wish(&mut self, now: Instant, motion: MotionTime) {
+        if self.asked.is_none() && self.wants_chunk(now, motion) {
+            self.asked = Some(now);
+        }
     }
 
     /// Counts the chunks taken over.
@@ -129,7 +212,7 @@ impl ChunkScheduler {
 
     /// The capture instant of the chunk being played.
     pub fn captured(&self) -> Option<Instant> {
-        (self.horizon > 0).then_some(self.captured)
+        (!self.current.is_empty()).then(|| self.current.captured())
     }
 
     /// The epoch chunks must have.
@@ -137,99 +220,50 @@ impl ChunkScheduler {
         self.epoch
     }
 
-    /// Whether the next chunk is to be asked for: there is none, the planned rows of this one have been executed, or it
-    /// has grown too old in a hold.
+    /// The longest time from capture to arrival among the last answers; zero before the first.
+    pub fn expected_latency(&self) -> Duration {
+        self.latencies.iter().copied().max().unwrap_or_default()
+    }
+
+    /// Whether the next chunk is to be asked for: there is none, the trigger says so, or it has grown too old in a hold.
     pub fn wants_chunk(&self, now: Instant, motion: MotionTime) -> bool {
-        self.horizon == 0
-            || self.is_too_old(now)
-            || row_at(motion, self.anchor, self.period) >= self.rules.execute_rows as f64
+        let due = || self.handover.trigger.is_due(&self.current, self.rules.execute_rows, motion);
+        self.current.is_empty() || self.is_too_old(now) || (self.next.is_empty() && due())
     }
 
     fn is_too_old(&self, now: Instant) -> bool {
-        now.duration_since(self.captured) > self.rules.max_age
+        now.duration_since(self.current.captured()) > self.rules.max_age
     }
 
     /// The rows executed beyond the planned share, as a span of motion time.
     pub fn overdue(&self, motion: MotionTime) -> Duration {
-        if self.horizon == 0 {
+        if self.current.is_empty() {
             return Duration::ZERO;
         }
-        let rows = row_at(motion, self.anchor, self.period) - self.rules.execute_rows as f64;
-        Duration::from_secs_f64((rows * self.period.as_secs_f64()).max(0.0))
+        let rows = self.current.row_at(motion) - self.rules.execute_rows as f64;
+        Duration::from_secs_f64((rows * self.current.period().as_secs_f64()).max(0.0))
     }
 
-    /// The absolute rows still to be played from `motion` on, copied to `out` (`[n, D]`); the number of rows.
-    pub fn remaining(&self, motion: MotionTime, out: &mut [f64]) -> usize {
-        if self.horizon == 0 {
-            return 0;
-        }
-        let first = (row_at(motion, self.anchor, self.period).max(0.0).floor() as usize).min(self.horizon);
-        let rows = (self.horizon - first).min(out.len() / self.dims.max(1));
-        out[..rows * self.dims].copy_from_slice(&self.rows[first * self.dims..(first + rows) * self.dims]);
-        rows
+    /// Copies what will still be played if no other chunk comes.
+    pub(crate) fn plan(&self, out: &mut Track) {
+        out.copy_from(&self.current);
     }
 
     /// The reference at `motion`, or `None` when there is no chunk, it is out of rows or too old.
-    ///
-    /// Dimensions with `smooth` interpolation follow the uniform cubic B-spline whose control points are the rows: it
-    /// has continuous acceleration and no lag, and its jerk is the third difference of the rows. Dimensions with `hold`
-    /// take the nearest row.
     pub fn sample(&self, now: Instant, motion: MotionTime) -> Option<Reference> {
-        if self.horizon == 0 || self.is_too_old(now) {
+        if self.current.is_empty() || self.is_too_old(now) {
             return None;
         }
-        let row = row_at(motion, self.anchor, self.period).max(0.0);
-        if row > (self.horizon - 1) as f64 {
-            return None;
-        }
-        let mut reference = Reference {
-            position_rad: JointVec::zeros(self.dims),
-            velocity_rad_s: JointVec::zeros(self.dims),
-            acceleration_rad_s2: JointVec::zeros(self.dims),
-            row,
-        };
-        let whole = (row.floor() as usize).min(self.horizon - 2);
-        let u = row - whole as f64;
-        let period = self.period.as_secs_f64();
-        for dim in 0..self.dims {
-            let point = |index: isize| self.control_point(whole as isize + index, dim);
-            if self.rules.interpolation[dim] == Interpolation::Hold {
-                reference.position_rad[dim] = point(u.round() as isize);
-                continue;
+        let reference = self.current.sample(motion, &self.rules.interpolation)?;
+        match self.handover.mode {
+            Mode::NaiveSynchronous if reference.row > self.rules.execute_rows as f64 => None,
+            Mode::Ensemble { decay } => {
+                let interpolation = &self.rules.interpolation;
+                Some(self.ensemble.average(&reference, motion, decay, interpolation, &self.blending))
             }
-            let (p0, p1, p2, p3) = (point(-1), point(0), point(1), point(2));
-            let w = 1.0 - u;
-            reference.position_rad[dim] = (w * w * w * p0
-                + (3.0 * u * u * u - 6.0 * u * u + 4.0) * p1
-                + (-3.0 * u * u * u + 3.0 * u * u + 3.0 * u + 1.0) * p2
-                + u * u * u * p3)
-                / 6.0;
-            reference.velocity_rad_s[dim] =
-                (-w * w * p0 + (3.0 * u * u - 4.0 * u) * p1 + (-3.0 * u * u + 2.0 * u + 1.0) * p2 + u * u * p3)
-                    / (2.0 * period);
-            reference.acceleration_rad_s2[dim] =
-                (w * p0 + (3.0 * u - 2.0) * p1 + (1.0 - 3.0 * u) * p2 + u * p3) / (period * period);
-        }
-        Some(reference)
-    }
-
-    /// Row `index` of a dimension; rows before the first and after the last continue the end segments in a straight
-    /// line, so that the spline passes through both ends.
-    fn control_point(&self, index: isize, dim: usize) -> f64 {
-        let last = self.horizon as isize - 1;
-        let row = |index: isize| self.rows[index as usize * self.dims + dim];
-        if index < 0 {
-            2.0 * row(0) - row((-index).min(last))
-        } else if index > last {
-            2.0 * row(last) - row((2 * last - index).max(0))
-        } else {
-            row(index)
+            _ => Some(reference),
         }
     }
-}
-
-fn row_at(motion: MotionTime, anchor: MotionTime, period: Duration) -> f64 {
-    motion.seconds_since(anchor) / period.as_secs_f64()
 }
 
 #[cfg(test)]
@@ -332,13 +366,85 @@ mod tests {
     }
 
     #[test]
-    fn the_rows_still_to_be_played_start_at_the_row_being_played() {
+    fn the_plan_is_read_from_any_point_of_motion_time() {
         let mut scheduler = scheduler();
-        let mut out = [0.0; 6];
-        assert_eq!(scheduler.remaining(motion(0), &mut out), 0);
+        let (mut plan, mut out) = (Track::new(2), [0.0; 6]);
+        scheduler.plan(&mut plan);
+        assert_eq!(plan.rows_from(motion(0), &mut out), 0);
         scheduler.offer(instant(0), motion(0), &chunk(0, 0, 0)).unwrap();
-        assert_eq!(scheduler.remaining(motion(450), &mut out), 3);
-        assert_eq!(out, [4.0, 4.0, 5.0, 5.0, 6.0, 6.0]);
-        assert_eq!(scheduler.remaining(motion(690), &mut out), 2);
+        scheduler.plan(&mut plan);
+        assert_eq!(plan.rows_from(motion(450), &mut out), 3);
+        assert_eq!(out, [4.5, 4.5, 5.5, 5.5, 6.5, 6.5]);
+        assert_eq!(plan.rows_from(motion(690), &mut out), 1);
+    }
+
+    fn handing_over(text: &str) -> ChunkScheduler {
+        let mut scheduler = scheduler();
+        let velocity = JointVec::from_fn(2, |_| 100.0);
+        scheduler.set_handover(Handover::parse(text).unwrap(), &[Blending::Average, Blending::Latch], velocity);
+        scheduler.offer(instant(0), motion(0), &chunk(0, 0, 0)).unwrap();
+        scheduler
+    }
+
+    /// As `chunk`, `by` higher.
+    fn raised(anchor_motion: u64, by: f64) -> ActionChunk {
+        let mut raised = chunk(anchor_motion, anchor_motion, 0);
+        raised.rows_mut().iter_mut().for_each(|value| *value += by);
+        raised
+    }
+
+    #[test]
+    fn a_blend_averages_the_rows_both_chunks_have_and_latches_the_gripper() {
+        let mut scheduler = handing_over("blend:old=0.5");
+        // Row 0 of the new chunk is row 4 of the old one, which has the value 4.
+        scheduler.offer(instant(400), motion(400), &raised(400, 2.0)).unwrap();
+        let at = |at: u64| scheduler.sample(instant(400), motion(at)).unwrap().position_rad;
+        assert!((at(500)[0] - (0.5 * 5.0 + 0.5 * 3.0)).abs() < 1e-9, "{:?}", at(500));
+        assert_eq!(at(500)[1], 3.0, "a gripper comes from one chunk");
+        assert!((at(1000)[0] - 8.0).abs() < 1e-9, "past the old rows the new ones stand alone");
+    }
+
+    #[test]
+    fn soft_weights_hold_the_row_being_played_and_refuse_a_jump() {
+        let mut scheduler = handing_over("rtc");
+        scheduler.offer(instant(400), motion(400), &raised(400, 4.4)).unwrap();
+        let at =
+            |scheduler: &ChunkScheduler, at: u64| scheduler.sample(instant(400), motion(at)).unwrap().position_rad[0];
+        // The old chunk says 4 here, the new one 4.4.
+        assert!((at(&scheduler, 400) - 4.0).abs() < 0.2, "{}", at(&scheduler, 400));
+        assert!((at(&scheduler, 1_050) - (6.5 + 4.4)).abs() < 1e-9);
+        let refused = scheduler.offer(instant(500), motion(500), &raised(500, 40.0));
+        assert_eq!(refused, Err(ChunkRefusal::Jump { joint: 0 }));
+        assert!((at(&scheduler, 1_050) - (6.5 + 4.4)).abs() < 1e-9, "the old chunk goes on");
+    }
+
+    #[test]
+    fn an_ensemble_weighs_the_oldest_first() {
+        let mut scheduler = handing_over("ensemble:decay=1");
+        scheduler.offer(instant(100), motion(100), &raised(100, 3.0)).unwrap();
+        let position = scheduler.sample(instant(100), motion(200)).unwrap().position_rad;
+        let share = (-1.0f64).exp() / (1.0 + (-1.0f64).exp());
+        assert!((position[0] - (2.0 * (1.0 - share) + 4.0 * share)).abs() < 1e-9, "{position:?}");
+        assert_eq!(position[1], 4.0, "a gripper follows the newest");
+    }
+
+    #[test]
+    fn a_chunk_from_a_projected_state_waits_for_its_first_row() {
+        let mut scheduler = handing_over("switch:project");
+        scheduler.offer(instant(100), motion(100), &raised(300, 50.0)).unwrap();
+        assert!(!scheduler.wants_chunk(instant(100), motion(650)), "one is waiting");
+        scheduler.settle(instant(100), motion(299));
+        assert!((scheduler.sample(instant(100), motion(299)).unwrap().position_rad[0] - 2.99).abs() < 1e-9);
+        scheduler.settle(instant(100), motion(300));
+        assert!((scheduler.sample(instant(100), motion(300)).unwrap().position_rad[0] - 50.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_baseline_that_counts_rows_off_skips_rows_nobody_played() {
+        let mut scheduler = scheduler();
+        scheduler.set_handover(Handover::parse("naive_asynchronous").unwrap(), &[], JointVec::zeros(2));
+        scheduler.note_wish(instant(0), motion(0));
+        scheduler.offer(instant(290), motion(0), &chunk(0, 0, 0)).unwrap();
+        assert_eq!(scheduler.sample(instant(290), motion(0)).unwrap().row, 3.0, "the arm stood still all the while");
     }
 }

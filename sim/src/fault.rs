@@ -5,9 +5,12 @@
 //! of body and sensors are injected by [`crate::robot::SimRobot`]; the others are for the runtime, which asks
 //! the same [`FaultPlan`].
 
+use crate::rng::Random;
 use core::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+const STREAM: u64 = 53;
 
 /// What goes wrong.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
@@ -191,6 +194,34 @@ impl Fault {
         Ok(Self { kind, camera: camera.map(str::to_owned), start, duration })
     }
 
+    /// One to four faults of any kind drawn from a seed, somewhere in `length`; every third seed has an e-stop among them.
+    pub fn sample(seed: u64, cameras: &[&str], length: Duration) -> Vec<Self> {
+        let mut random = Random::new(seed, STREAM);
+        let length_s = length.as_secs_f64();
+        let count = 1 + random.index(4);
+        let mut faults: Vec<Self> = (0..count)
+            .map(|_| {
+                let kinds = Self::without_estop(!cameras.is_empty());
+                let kind = kinds[random.index(kinds.len())];
+                let camera = kind.needs_camera().then(|| cameras[random.index(cameras.len())].to_owned());
+                let start = millis(random.uniform(0.2, 0.8 * length_s));
+                // As many short ones as long ones.
+                let duration = millis(random.uniform(0.01f64.ln(), (0.6 * length_s).ln()).exp());
+                Self { kind, camera, start, duration: Some(duration) }
+            })
+            .collect();
+        if random.index(3) == 0 {
+            let start = millis(random.uniform(0.0, length_s));
+            faults.push(Self { kind: FaultKind::Estop, camera: None, start, duration: Some(millis(0.05)) });
+        }
+        faults
+    }
+
+    fn without_estop(with_cameras: bool) -> Vec<FaultKind> {
+        let is_drawn = |kind: &FaultKind| *kind != FaultKind::Estop && (with_cameras || !kind.needs_camera());
+        FaultKind::ALL.into_iter().filter(is_drawn).collect()
+    }
+
     /// Whether the window is open `elapsed` after the start of the episode.
     pub fn is_active(&self, elapsed: Duration) -> bool {
         elapsed >= self.start && self.duration.is_none_or(|duration| elapsed - self.start < duration)
@@ -210,6 +241,10 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Self, FaultError> {
         Self::parse(text)
     }
+}
+
+fn millis(seconds: f64) -> Duration {
+    Duration::from_millis((seconds * 1e3).round() as u64)
 }
 
 fn seconds(text: &str) -> Result<Duration, FaultError> {

@@ -55,7 +55,15 @@ pub(super) struct RawPolicy {
     #[serde(default)]
     pub quantisation: Vec<RawQuantisation>,
     #[serde(default)]
+    pub handover: Option<RawHandover>,
+    #[serde(default)]
     pub training: Option<RawTraining>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHandover {
+    pub mode: String,
 }
 
 #[derive(Deserialize)]

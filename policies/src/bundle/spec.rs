@@ -165,6 +165,8 @@ pub struct PolicySpec {
     pub chunk: ChunkSpec,
     /// Cost model.
     pub costs: CostModel,
+    /// How chunks are best handed over, in the words of `--handover`; the runtime reads and checks it.
+    pub handover: Option<String>,
     /// What quantising changed; empty for a bundle that was not quantised, or by an older exporter.
     pub quantisation: Vec<Quantisation>,
     /// Where the weights came from, if it is known.
@@ -312,6 +314,7 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         actions: ActionSpace::new(dims, action_normalisation),
         chunk,
         costs,
+        handover: raw.handover.map(|handover| handover.mode),
         quantisation: raw.quantisation.into_iter().map(checked_quantisation).collect::<Result<_, _>>()?,
         training: raw.training.map(|t| Training {
             script: t.script,

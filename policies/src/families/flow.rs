@@ -2,20 +2,20 @@
 //! prefix's keys and values (π0: Black et al., arXiv 2410.24164, §IV; SmolVLA: Shukor et al., arXiv 2506.01844).
 //!
 //! Time τ runs from 0 (noise) to 1 (data), one value a row, so that rows already committed can enter clean (training-
-//! time real-time chunking).
+//! time real-time chunking), or pull the others (real-time chunking): see [`Steering`].
 
 use core::time::Duration;
 
 use super::noise::Noise;
 use super::prefix::{Parts, Prefix, kv_names};
 use super::{Graphs, Inspect, Lap};
-use crate::action_space::NormalisedRows;
+use crate::action_space::{Blending, NormalisedRows};
 use crate::bundle::{FlowSpec, PolicySpec};
 use crate::chunk::{ActionChunk, Stages};
 use crate::engine::{Contract, Engine, EngineError, InputSlot, OutputSlot, Session};
 use crate::kv::MASKED;
 use crate::load::LoadError;
-use crate::observation::{Budget, Committed, Epoch, Meter, Observation};
+use crate::observation::{Budget, Committed, Continuation, Epoch, Meter, Observation};
 use crate::policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
 
 const DENOISE: &str = "denoise.onnx";
@@ -30,6 +30,68 @@ struct Denoise {
     velocity: OutputSlot,
 }
 
+/// What an integration is to continue: normalised rows `Y` and how firmly each value is held.
+struct Steering {
+    /// `[H, D]`, zero past the committed rows.
+    rows: Vec<f32>,
+    /// `[H, D]`, 0 to 1.
+    weights: Vec<f32>,
+    /// Rows that enter clean, at τ = 1.
+    clean: usize,
+    /// β; 0 without guidance.
+    beta: f32,
+}
+
+impl Steering {
+    fn new(values: usize) -> Self {
+        Self { rows: vec![0.0; values], weights: vec![0.0; values], clean: 0, beta: 0.0 }
+    }
+
+    /// Takes over what will still be played. A gripper's rows hold firmly or not at all: pulled half-way it would stand
+    /// between open and closed.
+    fn set(&mut self, spec: &PolicySpec, most_clean: usize, committed: &Committed<'_>, state: &[f64]) {
+        let dims = spec.actions.dims().len();
+        let rows = (committed.rows.len() / dims).min(spec.chunk.horizon);
+        (self.clean, self.beta) = (0, 0.0);
+        self.weights.fill(0.0);
+        if rows == 0 || committed.continuation == Continuation::Free {
+            return;
+        }
+        self.rows.fill(0.0);
+        spec.actions.to_normalised(&committed.rows[..rows * dims], state, &mut self.rows);
+        match committed.continuation {
+            Continuation::Prefix => self.clean = committed.delay_rows.min(rows).min(most_clean),
+            Continuation::Guided { beta } => {
+                self.beta = beta as f32;
+                for (row, weights) in self.weights.chunks_exact_mut(dims).take(rows).enumerate() {
+                    let weight = committed.weights.get(row).copied().unwrap_or(0.0) as f32;
+                    for (slot, dim) in weights.iter_mut().zip(spec.actions.dims()) {
+                        *slot = if dim.blending == Blending::Average { weight } else { weight.floor() };
+                    }
+                }
+            }
+            Continuation::Free => {}
+        }
+    }
+
+    /// Puts the clean rows where they must be before every step.
+    fn hold(&self, x: &mut [f32], dims: usize) {
+        x[..self.clean * dims].copy_from_slice(&self.rows[..self.clean * dims]);
+    }
+
+    /// The velocity to take at `tau` instead of the model's `v`: `v + g·W·(Y − x₁)` with `x₁ = x + (1 − τ)v`. The
+    /// Jacobian of the paper is left out (the identity), so no backward graph is needed.
+    fn velocity(&self, index: usize, x: f32, v: f32, tau: f32) -> f32 {
+        let weight = self.weights[index];
+        if weight == 0.0 {
+            return v;
+        }
+        let rest = 1.0 - tau;
+        let gain = if tau > 0.0 { ((tau * tau + rest * rest) / (tau * rest)).min(self.beta) } else { self.beta };
+        v + gain * weight * (self.rows[index] - (x + rest * v))
+    }
+}
+
 /// The policy.
 pub(crate) struct Flow {
     prefix: Prefix,
@@ -40,6 +102,7 @@ pub(crate) struct Flow {
     x: Vec<f32>,
     /// Velocity of the first step, `[H, D]`.
     first: Vec<f32>,
+    steering: Steering,
     normalised: NormalisedRows,
     fault: OutputFault,
 }
@@ -75,6 +138,7 @@ impl Flow {
             noise: Noise::new(horizon * dims),
             x: vec![0.0; horizon * dims],
             first: vec![0.0; horizon * dims],
+            steering: Steering::new(horizon * dims),
             normalised: NormalisedRows::new(horizon, dims),
             fault: OutputFault::None,
         })
@@ -104,20 +168,26 @@ impl Flow {
     fn integrate(&mut self, meter: &mut Meter<'_>) -> Result<(), PolicyError> {
         self.noise.take(&mut self.x);
         let steps = self.rules.steps;
+        let dims = self.prefix.spec().actions.dims().len();
         for step in 0..steps {
+            let tau = step as f32 / steps as f32;
+            self.steering.hold(&mut self.x, dims);
             let denoise = &mut self.denoise;
             denoise.session.input_f32_mut(denoise.noisy)?.copy_from_slice(&self.x);
-            denoise.session.input_f32_mut(denoise.time)?.fill(step as f32 / steps as f32);
+            let time = denoise.session.input_f32_mut(denoise.time)?;
+            time.fill(tau);
+            time[..self.steering.clean].fill(1.0);
             denoise.session.run()?;
             let velocity = denoise.session.output_f32(denoise.velocity)?;
             if step == 0 {
                 self.first.copy_from_slice(velocity);
             }
-            for (x, v) in self.x.iter_mut().zip(velocity) {
-                *x += v / steps as f32;
+            for (index, (x, v)) in self.x.iter_mut().zip(velocity).enumerate() {
+                *x += self.steering.velocity(index, *x, *v, tau) / steps as f32;
             }
             meter.charge(Stage::Decode)?;
         }
+        self.steering.hold(&mut self.x, dims);
         Ok(())
     }
 }
@@ -140,6 +210,7 @@ impl Policy for Flow {
         self.prefix.observe(observation, chunk, &mut meter, &mut stages, &mut lap)?;
 
         self.take_prefix()?;
+        self.steering.set(self.prefix.spec(), self.rules.max_prefix_rows, committed, &observation.state.position_rad);
         self.integrate(&mut meter)?;
         stages.decode = lap.take();
         stages.passes = self.rules.steps as f64;
@@ -187,5 +258,36 @@ impl Inspect for Flow {
 
     fn head(&self) -> Result<&[f32], EngineError> {
         Ok(&self.first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Integrates an ideal straight flow towards `target` that is pulled towards `Y = 1`.
+    fn reached(steps: usize, beta: f32, target: f32) -> f32 {
+        let steering = Steering { rows: vec![1.0], weights: vec![1.0], clean: 0, beta };
+        let mut x = 0.3;
+        for step in 0..steps {
+            let tau = step as f32 / steps as f32;
+            let v = (target - x) / (1.0 - tau);
+            x += steering.velocity(0, x, v, tau) / steps as f32;
+        }
+        x
+    }
+
+    #[test]
+    fn guidance_of_a_straight_flow_corrects_the_known_share_of_the_gap() {
+        for (steps, beta, share) in [(5, 5.0, 0.85), (10, 10.0, 0.91), (10, 5.0, 0.50)] {
+            let corrected = reached(steps, beta, -1.0) / 2.0 + 0.5;
+            assert!((corrected - share).abs() < 0.02, "n {steps}, beta {beta}: {corrected}");
+        }
+    }
+
+    #[test]
+    fn a_value_without_weight_follows_the_model() {
+        let steering = Steering { rows: vec![1.0], weights: vec![0.0], clean: 0, beta: 10.0 };
+        assert_eq!(steering.velocity(0, 0.2, -0.4, 0.5), -0.4);
     }
 }

@@ -11,7 +11,13 @@ mod bus;
 mod camera_to_command;
 mod decode;
 #[cfg(feature = "sim")]
+mod faults;
+#[cfg(feature = "sim")]
+mod handover;
+#[cfg(feature = "sim")]
 mod jitter;
+#[cfg(feature = "sim")]
+mod kinematic;
 mod peer;
 mod pipeline;
 mod scene;
@@ -43,6 +49,18 @@ const BENCHES: &[Bench] = &[
         name: "tokenizer",
         about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
         run: tokenizer::rows,
+    },
+    #[cfg(feature = "sim")]
+    Bench {
+        name: "faults",
+        about: "random fault plans on a kinematic arm, every command judged; --matrix: one run a fault",
+        run: faults::rows,
+    },
+    #[cfg(feature = "sim")]
+    Bench {
+        name: "handover",
+        about: "rows skipped and repeated under latency traces, ours and LeRobot's ActionQueue (--peer)",
+        run: handover::rows,
     },
     Bench {
         name: "pipeline",
@@ -88,8 +106,8 @@ pub struct BenchArguments {
     /// Write the rows here, one JSON object a line; `-` for standard output.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// A Python to compare with, for tokenizer with numpy, scipy and tokenizers, for decode with numpy and onnxruntime;
-    /// without it only our side is measured.
+    /// A Python to compare with, for tokenizer with numpy, scipy and tokenizers, for decode with numpy and onnxruntime, for
+    /// handover with lerobot 0.6.1; without it only our side is measured.
     #[arg(long)]
     peer: Option<PathBuf>,
     /// tokenizer: a folder with FAST+'s tokenizer.json, processor_config.json and, to measure 50 × 7 chunks, the
@@ -115,6 +133,18 @@ pub struct BenchArguments {
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,
+    /// faults: random plans to run.
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// faults: seed of the first plan.
+    #[arg(long, default_value_t = 0)]
+    first_seed: u64,
+    /// faults: each fault once, against the rung the design gives it, instead of random plans.
+    #[arg(long)]
+    matrix: bool,
+    /// faults: write the matrix as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Timed calls in a window; pipeline: inferences in all.
     #[arg(long, default_value_t = 400)]
     calls: usize,

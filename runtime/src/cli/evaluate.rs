@@ -52,9 +52,13 @@ pub struct EvaluateArguments {
     /// Seed of the first episode.
     #[arg(long, default_value_t)]
     seed: Seed,
-    /// How long an inference takes in simulated time: `measured`, `60ms` or `trace:FILE`.
-    #[arg(long, default_value = "measured")]
-    latency: String,
+    /// How long an inference takes in simulated time: `measured`, `60ms` or `trace:FILE`; several, with commas between.
+    #[arg(long, value_delimiter = ',', default_value = "measured")]
+    latency: Vec<String>,
+    /// How chunks are handed over (`runtime/HANDOVER.md`): modes of `run --handover`, and the baselines
+    /// `naive_synchronous` and `naive_asynchronous`; without it each bundle's own.
+    #[arg(long, value_delimiter = ',', value_name = "MODE")]
+    handover: Vec<String>,
     /// ONNX Runtime library for the engine `ort`.
     #[arg(long, value_name = "FILE")]
     ort_library: Option<PathBuf>,
@@ -99,6 +103,9 @@ struct Setting {
     images: String,
     shift_colour: u64,
     latency: String,
+    /// Empty where it is the bundle's own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    handover: String,
 }
 
 /// One finished episode: a line of `--resume`.
@@ -267,23 +274,33 @@ fn conditions(arguments: &EvaluateArguments, policy: &PolicyArguments) -> Vec<Ru
         for &look in &arguments.look {
             for &images in &arguments.images {
                 for &shift_colour in &arguments.shift_colour {
-                    runs.push(RunArguments {
-                        policy: policy.clone(),
-                        robot: arguments.robot.clone(),
-                        episodes: Some(arguments.episodes),
-                        seed: arguments.seed,
-                        latency: Some(arguments.latency.clone()),
-                        task,
-                        images,
-                        shift_colour,
-                        randomise: look == LookOption::Randomised,
-                        ..RunArguments::default()
-                    });
+                    for (latency, handover) in timings(arguments) {
+                        runs.push(RunArguments {
+                            policy: policy.clone(),
+                            robot: arguments.robot.clone(),
+                            episodes: Some(arguments.episodes),
+                            seed: arguments.seed,
+                            latency: Some(latency.clone()),
+                            handover: handover.cloned(),
+                            task,
+                            images,
+                            shift_colour,
+                            randomise: look == LookOption::Randomised,
+                            ..RunArguments::default()
+                        });
+                    }
                 }
             }
         }
     }
     runs
+}
+
+/// Every latency with every handover; `None` is the bundle's own.
+fn timings(arguments: &EvaluateArguments) -> impl Iterator<Item = (&String, Option<&String>)> {
+    let own = arguments.handover.is_empty().then_some(None);
+    let handovers: Vec<Option<&String>> = arguments.handover.iter().map(Some).chain(own).collect();
+    arguments.latency.iter().flat_map(move |latency| handovers.clone().into_iter().map(move |mode| (latency, mode)))
 }
 
 fn word(value: impl ValueEnum) -> String {
@@ -303,6 +320,7 @@ fn setting_of(run: &RunArguments, bundle: &Bundle, engine_version: &str, robot: 
         images: word(run.images),
         shift_colour: run.shift_colour,
         latency: run.latency.clone().unwrap_or_default(),
+        handover: run.handover.clone().unwrap_or_default(),
     }
 }
 
@@ -379,8 +397,8 @@ fn play(
         let of_row = || records.iter().filter(|record| record.setting == *setting);
         let (done, good) = (of_row().count(), of_row().filter(|record| record.is_success()).count());
         bar.set_message(format!(
-            "{} {} {} {}: {good} of {done}",
-            setting.bundle, setting.engine, setting.task, setting.look
+            "{} {} {} {} {}: {good} of {done}",
+            setting.bundle, setting.task, setting.look, setting.latency, setting.handover
         ));
         bar.inc(1);
     }
@@ -432,7 +450,10 @@ fn rows(arguments: &EvaluateArguments, settings: Vec<(Setting, Option<String>)>,
     };
     let all: Vec<_> = settings.iter().map(|(setting, _)| by_seed(setting)).collect();
     let same_scene = |a: &Setting, b: &Setting| {
-        (&a.task, &a.look, &a.images, a.shift_colour) == (&b.task, &b.look, &b.images, b.shift_colour)
+        let scene = |s: &Setting| (s.task.clone(), s.look.clone(), s.images.clone(), s.shift_colour);
+        // Over several latencies a row is compared with itself at the first of them.
+        let itself = |s: &Setting| (s.bundle_digest.clone(), s.engine.clone(), s.handover.clone());
+        scene(a) == scene(b) && (arguments.latency.len() == 1 || itself(a) == itself(b))
     };
     let mut rows = Vec::new();
     for (index, (setting, not_run)) in settings.iter().enumerate() {
@@ -505,7 +526,7 @@ fn rows(arguments: &EvaluateArguments, settings: Vec<(Setting, Option<String>)>,
 
 fn markdown(rows: &[Row], arguments: &EvaluateArguments) -> String {
     let mut text = String::from(
-        "| bundle | engine, precision | task | look | sees | sentence | success (95 % Wilson) | wrong picks | against the first row \
+        "| bundle | engine, precision | task, latency, handover | look | sees | sentence | success (95 % Wilson) | wrong picks | against the first row \
          | another cube | done in, p50 s | chunk ms, p50 / p99 / max | tokens |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
@@ -515,10 +536,10 @@ fn markdown(rows: &[Row], arguments: &EvaluateArguments) -> String {
     let _ = writeln!(
         text,
         "\nSeeds {} to {}, latency {}. “Against”: difference on the same seeds in points, and the one-sided 95 % bound of how \
-         much worse. “Another cube”: of the seeds where a cube was lifted with either sentence, where it was another one.",
+         much worse; over several latencies, against the same bundle and handover at the first of them. “Another cube”: of the seeds where a cube was lifted with either sentence, where it was another one.",
         arguments.seed,
         arguments.seed.0 + arguments.episodes - 1,
-        arguments.latency
+        arguments.latency.join(", ")
     );
     text
 }
@@ -527,12 +548,14 @@ fn write_row(text: &mut String, row: &Row) -> std::fmt::Result {
     let s = &row.setting;
     write!(
         text,
-        "| {} | {} {}, {} | {} | {} | {} | {} | ",
+        "| {} | {} {}, {} | {}, {}{} | {} | {} | {} | ",
         s.bundle,
         s.engine,
         s.engine_version,
         s.precision,
         s.task,
+        s.latency,
+        if s.handover.is_empty() { String::new() } else { format!(", {}", s.handover) },
         s.look,
         s.images,
         if s.shift_colour == 0 { "as drawn".to_owned() } else { format!("colour + {}", s.shift_colour) }

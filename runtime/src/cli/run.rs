@@ -53,9 +53,17 @@ pub struct RunArguments {
     /// they are written beside the report even without this.
     #[arg(long, value_name = "FILE")]
     pub write_trace: Option<PathBuf>,
+    /// How chunks are handed over, instead of the bundle's own or `switch`: MODE[:OPTION]…, such as `rtc:ask=every`
+    /// (`runtime/HANDOVER.md`).
+    #[arg(long, value_name = "MODE")]
+    pub handover: Option<String>,
     /// Inject a fault: NAME@START_S or NAME@START_S+DURATION_S, in every episode; may be given again.
     #[arg(long, value_name = "FAULT")]
     pub fault: Vec<String>,
+    /// Inject the faults of a file, one `--fault` a line (`#` begins a comment), or the one to five faults that
+    /// `random:SEED` draws, in every episode.
+    #[arg(long, value_name = "FILE|random:SEED")]
+    pub fault_plan: Option<String>,
     /// What happens on the table.
     #[arg(long, value_enum, default_value_t)]
     pub task: Task,

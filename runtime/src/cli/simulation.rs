@@ -9,9 +9,10 @@ use super::supervision::{Supervision, has_stopped};
 use super::view::View;
 use core::time::Duration;
 use endplate_hal::{Camera, Clock, Instant, MonotonicClock, Robot, RobotSpec};
-use endplate_policies::{Bundle, EngineInfo, Epoch, Loaded, OutputFault};
+use endplate_policies::{Blending, Bundle, EngineInfo, Epoch, Loaded, OutputFault};
 use endplate_runtime::drive::simulated::{Latency, LatencyModel, Simulated};
 use endplate_runtime::drive::{CameraBank, CameraLoop, CameraWatch, Flow, camera_loops, realtime, simulated};
+use endplate_runtime::handover::Handover;
 use endplate_runtime::{
     CameraHealth, ControlCounts, ControlLoop, Event, FaultPlan, FaultWindow, Inbox, InferenceCounts, InferenceLoop,
     PlayRules, RuntimeFault, Samples, Tick,
@@ -133,6 +134,11 @@ pub fn run(
     bundle: &Bundle,
     loaded: Loaded,
 ) -> Result<RunReport, CliError> {
+    if handover(arguments, bundle)?.is_baseline() {
+        return Err(CliError::Input(
+            "--handover: a baseline is there to compare with: use it in `evaluate`".to_owned(),
+        ));
+    }
     let episodes = arguments.episodes.unwrap_or(COLOURS.len() as u64);
     let on_real_clock = arguments.realtime || arguments.episodes.is_none();
     let view = View::new(episodes);
@@ -260,11 +266,49 @@ fn latency_model(arguments: &RunArguments) -> Result<LatencyModel, CliError> {
     })
 }
 
+/// The handover asked for, else the bundle's own, else switching; it must go with the policy.
+fn handover(arguments: &RunArguments, bundle: &Bundle) -> Result<Handover, CliError> {
+    let own = bundle.spec().handover.as_deref();
+    match arguments.handover.as_deref() {
+        Some(text) => Handover::parse(text).map_err(CliError::input),
+        None => own.map_or(Ok(Handover::default()), |text| {
+            Handover::parse(text)
+                .map_err(|error| CliError::Refused(format!("{}: policy.toml: {error}", bundle.source())))
+        }),
+    }
+}
+
 fn parse_faults(texts: &[String]) -> Result<Vec<Fault>, CliError> {
     texts
         .iter()
         .map(|text| Fault::parse(text).map_err(|error| CliError::Input(format!("--fault {text}: {error}"))))
         .collect()
+}
+
+/// The faults of `--fault-plan`; drawn ones are of kinds that the policy can have.
+fn fault_plan(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle) -> Result<Vec<Fault>, CliError> {
+    let Some(plan) = &arguments.fault_plan else { return Ok(Vec::new()) };
+    if let Some(seed) = plan.strip_prefix("random:") {
+        let seed = seed.parse().map_err(|_| {
+            CliError::Input(format!("--fault-plan {plan}: write a whole number after random:, such as random:7"))
+        })?;
+        let cameras: Vec<&str> = robot.cameras.iter().map(|camera| camera.name.as_str()).collect();
+        let mut faults = Fault::sample(seed, &cameras, Duration::from_secs(8));
+        faults.retain(|fault| refuse_foreign_faults(core::slice::from_ref(fault), bundle).is_ok());
+        return Ok(faults);
+    }
+    let text = read_text(&PathBuf::from(plan))?;
+    let mut faults = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if !line.is_empty() {
+            let number = number + 1;
+            let fault = Fault::parse(line)
+                .map_err(|error| CliError::Input(format!("--fault-plan {plan}: line {number}: {error}")))?;
+            faults.push(fault);
+        }
+    }
+    Ok(faults)
 }
 
 /// Faults of tokens need a policy that speaks in tokens.
@@ -283,7 +327,7 @@ fn refuse_foreign_faults(faults: &[Fault], bundle: &Bundle) -> Result<(), CliErr
 }
 
 /// The windows this crate injects itself; the simulator has the others.
-fn runtime_faults(faults: &[Fault]) -> FaultPlan {
+pub fn runtime_faults(faults: &[Fault]) -> FaultPlan {
     let windows = faults.iter().filter_map(|fault| {
         let kind = match fault.kind {
             FaultKind::InferenceStall => RuntimeFault::InferenceStall,
@@ -330,7 +374,8 @@ impl<'a> Bench<'a> {
                 .check_instruction(instruction)
                 .map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
         }
-        let faults = parse_faults(&arguments.fault)?;
+        let mut faults = parse_faults(&arguments.fault)?;
+        faults.extend(fault_plan(arguments, robot, bundle)?);
         refuse_foreign_faults(&faults, bundle)?;
         let body_faults = Arc::new(BodyFaults::new(faults.clone()));
         let mut spec = robot.clone();
@@ -351,17 +396,22 @@ impl<'a> Bench<'a> {
             execute_rows: bundle.spec().chunk.execute_rows,
             max_age: spec.control.max_chunk_age,
         };
+        let handover = handover(arguments, bundle)?;
+        let blending: Vec<Blending> = bundle.spec().actions.dims().iter().map(|dim| dim.blending).collect();
         let clock = Arc::new(MonotonicClock::new());
         let on_real_clock = arguments.realtime || arguments.episodes.is_none();
         let (arms, buses) = Buses::open(&spec, &world, &clock, on_real_clock)?;
         let mut control = ControlLoop::new(spec.clone(), arms, rules).map_err(CliError::failed)?;
+        control.set_handover(handover, &blending);
+        let mut inference = InferenceLoop::new(policy, "", spec.control.deadline, spec.control.state_max_age);
+        inference.set_handover(handover).map_err(|error| CliError::Refused(error.to_string()))?;
         let (producer, events) = rtrb::RingBuffer::new(EVENT_ROOM);
         control.set_events(producer);
         control.configure(START).map_err(CliError::failed)?;
         let supervision = Supervision::quiet(&spec.control);
         Ok(Self {
             arguments,
-            inference: InferenceLoop::new(policy, "", spec.control.deadline, spec.control.state_max_age),
+            inference,
             saver: arguments.save_frames.as_deref().map(|folder| FrameSaver::files(folder, &world)).transpose()?,
             latency: Latency::new(latency_model(arguments)?),
             lateness: Samples::with_capacity(1 << 20),
