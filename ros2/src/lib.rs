@@ -26,6 +26,6 @@ mod zenoh_transport;
 #[cfg(feature = "zenoh")]
 pub use zenoh_session::{SessionError, SessionMode, SessionOptions};
 #[cfg(feature = "zenoh")]
-pub use zenoh_transport::{ZenohTransport, ZenohTransportError};
-#[cfg(feature = "zenoh")]
 pub use zenoh_sink::{SinkCounts, ZenohCommandSink, ZenohError, ZenohOptions};
+#[cfg(feature = "zenoh")]
+pub use zenoh_transport::{ZenohTransport, ZenohTransportError};

@@ -43,8 +43,11 @@ pub enum TransportError {
     },
 }
 
-/// Takes the bytes of each message; called on the middleware's thread.
-pub type OnMessage = Box<dyn FnMut(&[u8]) + Send>;
+/// Who sent a message, as the middleware tells publishers apart: another one means another publisher, or a restarted one.
+pub type Source = [u8; 16];
+
+/// Takes the bytes of each message and who sent it; called on the middleware's thread.
+pub type OnMessage = Box<dyn FnMut(&[u8], Source) + Send>;
 
 /// Takes each request; called on the middleware's thread.
 pub type OnRequest = Box<dyn Fn(Request) + Send + Sync>;
@@ -67,7 +70,7 @@ pub trait Publisher: Send {
 }
 
 /// An endpoint that lives as long as the value.
-pub trait Endpoint: Send {
+pub trait Endpoint: Send + Sync {
     /// Full name of its topic or service.
     fn name(&self) -> &str;
 }

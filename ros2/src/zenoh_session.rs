@@ -35,6 +35,8 @@ pub struct SessionOptions {
     pub namespace: String,
     /// The node's name.
     pub node: String,
+    /// Topics and services under other names, from and to: `--ros-args -r from:=to`.
+    pub remaps: Vec<(String, String)>,
     /// How type hashes are named: Humble has none.
     pub hashes: Hashes,
     /// A Zenoh configuration file (JSON5) instead of the settings rmw_zenoh uses: `ZENOH_SESSION_CONFIG_URI`. TLS and
@@ -54,6 +56,7 @@ impl Default for SessionOptions {
             domain: 0,
             namespace: "/".into(),
             node: "endplate".into(),
+            remaps: Vec::new(),
             hashes: Hashes::Rihs01,
             config: None,
             overrides: Vec::new(),
@@ -129,11 +132,11 @@ impl SessionOptions {
         let mut options = Self::default();
         if let Some(value) = variable("ROS_DOMAIN_ID").filter(|value| !value.is_empty()) {
             let remedy = "write a number from 0 to 232";
-            options.domain = value
-                .parse()
-                .ok()
-                .filter(|domain| *domain <= 232)
-                .ok_or(SessionError::Environment { variable: "ROS_DOMAIN_ID", value, remedy })?;
+            options.domain = value.parse().ok().filter(|domain| *domain <= 232).ok_or(SessionError::Environment {
+                variable: "ROS_DOMAIN_ID",
+                value,
+                remedy,
+            })?;
         }
         options.config = variable("ZENOH_SESSION_CONFIG_URI").filter(|path| !path.is_empty()).map(PathBuf::from);
         if let Some(value) = variable("ZENOH_CONFIG_OVERRIDE") {
@@ -176,8 +179,9 @@ impl SessionOptions {
             })
         };
         let mut config = match &self.config {
-            Some(path) => zenoh::Config::from_file(path)
-                .map_err(|source| SessionError::Config { path: path.clone(), source })?,
+            Some(path) => {
+                zenoh::Config::from_file(path).map_err(|source| SessionError::Config { path: path.clone(), source })?
+            }
             None => {
                 let mut config = zenoh::Config::default();
                 for (key, value) in self.settings() {

@@ -47,10 +47,9 @@ fn assert_encodes<'a, T: Wire<'a> + PartialEq + core::fmt::Debug>(value: &T, vec
 
 #[test]
 fn every_published_vector_is_written_and_read() {
-    let [joint_state, floats, no_floats, image, compressed, trajectory, diagnostics, request, response] = [
-        JOINT_STATE, FLOATS, NO_FLOATS, IMAGE, COMPRESSED, TRAJECTORY, DIAGNOSTICS, TRIGGER_REQUEST, TRIGGER_RESPONSE,
-    ]
-    .map(bytes);
+    let [joint_state, floats, no_floats, image, compressed, trajectory, diagnostics, request, response] =
+        [JOINT_STATE, FLOATS, NO_FLOATS, IMAGE, COMPRESSED, TRAJECTORY, DIAGNOSTICS, TRIGGER_REQUEST, TRIGGER_RESPONSE]
+            .map(bytes);
     let value = JointState {
         header: header(1_700_000_000, 123_456_789, "base_link"),
         name: (&["j1", "joint_two", "j3"]).into(),
@@ -108,7 +107,7 @@ fn big_endian_messages_are_read() {
     message.extend(3u32.to_be_bytes());
     message.extend(b"j1\0\0");
     message.extend(1u32.to_be_bytes());
-    message.extend([0; 4]); // to 8
+    // Byte 32 behind the header: aligned to 8 already.
     message.extend(1.5f64.to_be_bytes());
     message.extend([0; 8]); // no velocity, no effort
     let value: JointState = decode(&message).unwrap();

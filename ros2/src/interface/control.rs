@@ -34,7 +34,9 @@ interface!(
     }
 );
 topic!(
-    Float64MultiArray<'a>, "std_msgs", "Float64MultiArray",
+    Float64MultiArray<'a>,
+    "std_msgs",
+    "Float64MultiArray",
     "1025ddc6b9552d191f89ef1a8d2f60f3d373e28b283d8891ddcc974e8c55397f"
 );
 
@@ -66,7 +68,9 @@ interface!(
     }
 );
 topic!(
-    JointTrajectory<'a>, "trajectory_msgs", "JointTrajectory",
+    JointTrajectory<'a>,
+    "trajectory_msgs",
+    "JointTrajectory",
     "179b33eba59d676f6d967ac71fe35e7ca2f64b2f3928f4a018cec115e213796e"
 );
 

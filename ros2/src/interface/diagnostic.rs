@@ -39,7 +39,9 @@ interface!(
     }
 );
 topic!(
-    DiagnosticArray<'a>, "diagnostic_msgs", "DiagnosticArray",
+    DiagnosticArray<'a>,
+    "diagnostic_msgs",
+    "DiagnosticArray",
     "5a8a36efb05fb25070fa0fb3810290c0e6cd4862b54a8fb975a1ee8dc55a333e"
 );
 

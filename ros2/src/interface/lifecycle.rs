@@ -48,7 +48,9 @@ interface!(
     }
 );
 topic!(
-    TransitionEvent<'a>, "lifecycle_msgs", "TransitionEvent",
+    TransitionEvent<'a>,
+    "lifecycle_msgs",
+    "TransitionEvent",
     "d5f8873a2f0146498f812d7885c7327ce27e463d36811d8792f35ee38c0d6c38"
 );
 

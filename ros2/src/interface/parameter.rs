@@ -55,7 +55,9 @@ interface!(
     }
 );
 topic!(
-    ParameterEvent<'a>, "rcl_interfaces", "ParameterEvent",
+    ParameterEvent<'a>,
+    "rcl_interfaces",
+    "ParameterEvent",
     "043e627780fcad87a22d225bc2a037361dba713fca6a6b9f4b869a5aa0393204"
 );
 

@@ -52,7 +52,9 @@ interface!(
     }
 );
 topic!(
-    CompressedImage<'a>, "sensor_msgs", "CompressedImage",
+    CompressedImage<'a>,
+    "sensor_msgs",
+    "CompressedImage",
     "15640771531571185e2efc8a100baf923961a4d15d5569652e6cb6691e8e371a"
 );
 

@@ -132,12 +132,11 @@ impl TopicCamera {
     ) -> Result<(Self, CameraLink), TransportError> {
         let (width, height) = topic.size;
         let slot = Slot { frame: Frame::new(width, height), stamp: Stamp::default(), complaint: None };
-        let shared =
-            Arc::new(Shared { slot: Mutex::new(slot), frames: AtomicU64::new(0), refused: AtomicU64::new(0) });
+        let shared = Arc::new(Shared { slot: Mutex::new(slot), frames: AtomicU64::new(0), refused: AtomicU64::new(0) });
         let (of_callback, size, is_compressed) = (Arc::clone(&shared), topic.size, topic.is_compressed);
         let mut scratch = vec![0; width as usize * height as usize * 3];
         let mut last = None;
-        let on = Box::new(move |bytes: &[u8]| {
+        let on = Box::new(move |bytes: &[u8], _| {
             let now = clock.now();
             let taken = rgb(bytes, is_compressed, size, &mut scratch).and_then(|stamp| {
                 if last == Some(stamp) {

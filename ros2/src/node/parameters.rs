@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn a_value_of_another_type_a_frozen_and_an_unknown_parameter_are_refused_by_name() {
-        let parameter = |name, value, is_live, is_read_only| Parameter { name, about: "", value, is_live, is_read_only };
+        let parameter =
+            |name, value, is_live, is_read_only| Parameter { name, about: "", value, is_live, is_read_only };
         let mut store = ParameterStore::new(vec![
             parameter("instruction", Value::Text("a".into()), true, false),
             parameter("diagnostics_hz", Value::Double(1.0), false, false),

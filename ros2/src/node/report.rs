@@ -41,7 +41,8 @@ pub fn encode_report<'b>(
     stamp: Stamp,
     buffer: &'b mut Vec<u8>,
 ) -> Result<&'b [u8], CdrError> {
-    let names: Vec<String> = parts.iter().map(|part| format!("{}: {}", node.trim_start_matches('/'), part.name)).collect();
+    let names: Vec<String> =
+        parts.iter().map(|part| format!("{}: {}", node.trim_start_matches('/'), part.name)).collect();
     let values: Vec<Vec<KeyValue>> =
         parts.iter().map(|part| part.values.iter().map(|(key, value)| KeyValue { key, value }).collect()).collect();
     let status: Vec<DiagnosticStatus> = parts

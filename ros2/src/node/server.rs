@@ -72,10 +72,16 @@ impl NodeServer {
     ///
     /// # Errors
     /// [`ServerError`].
-    pub fn start(transport: &dyn Transport, parameters: ParameterStore) -> Result<(Self, Receiver<Order>), ServerError> {
+    pub fn start(
+        transport: &dyn Transport,
+        parameters: ParameterStore,
+    ) -> Result<(Self, Receiver<Order>), ServerError> {
         let (orders, inbox) = channel();
-        let shared =
-            Arc::new(Shared { state: AtomicU8::new(1), parameters: Mutex::new(parameters), refused: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            state: AtomicU8::new(1),
+            parameters: Mutex::new(parameters),
+            refused: AtomicU64::new(0),
+        });
         let mut endpoints = Vec::new();
         lifecycle_services(transport, &shared, &orders, &mut endpoints)?;
         parameter_services(transport, &shared, &orders, &mut endpoints)?;
@@ -214,7 +220,12 @@ fn lifecycle_services(
 }
 
 /// Applies one or all of the parameters of a request; one result each.
-fn apply(shared: &Shared, orders: &Sender<Order>, asked: &SetParametersRequest, atomic: bool) -> Vec<Result<(), String>> {
+fn apply(
+    shared: &Shared,
+    orders: &Sender<Order>,
+    asked: &SetParametersRequest,
+    atomic: bool,
+) -> Vec<Result<(), String>> {
     let is_active = shared.state.load(Ordering::Acquire) == 3;
     let mut store = lock(&shared.parameters);
     let checked: Vec<_> = asked
@@ -324,7 +335,8 @@ fn parameter_services(
             answer(request, &DescribeParametersResponse { descriptors: (&descriptors).into() });
         }),
     )?);
-    let events = Arc::new(Mutex::new(transport.publisher("/parameter_events", ParameterEvent::TYPE, Qos::PARAMETERS)?));
+    let events =
+        Arc::new(Mutex::new(transport.publisher("/parameter_events", ParameterEvent::TYPE, Qos::PARAMETERS)?));
     let node = transport.node();
     for (name, atomic) in [("~/set_parameters", false), ("~/set_parameters_atomically", true)] {
         let (of, to_owner, events, node) = (Arc::clone(shared), orders.clone(), Arc::clone(&events), node.clone());
@@ -411,7 +423,7 @@ fn robot_services(
         "~/instruction",
         Text::TYPE,
         Qos::DEFAULT,
-        Box::new(move |bytes| match decode::<Text>(bytes) {
+        Box::new(move |bytes, _| match decode::<Text>(bytes) {
             Ok(text) => drop(to_owner.send(Order::Instruct(text.data.to_owned()))),
             Err(error) => refuse(&of_text, error),
         }),

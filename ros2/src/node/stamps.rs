@@ -82,9 +82,7 @@ impl StampMap {
     pub fn place(&self, stamp: Stamp) -> Result<Instant, StampError> {
         let offset = self.offset().ok_or(StampError::Unknown)?;
         let at = nanos(stamp)? + offset;
-        u64::try_from(at)
-            .map(Instant::from_nanos)
-            .map_err(|_| StampError::NoTime(stamp.seconds, stamp.nanoseconds))
+        u64::try_from(at).map(Instant::from_nanos).map_err(|_| StampError::NoTime(stamp.seconds, stamp.nanoseconds))
     }
 
     fn offset(&self) -> Option<i128> {

@@ -89,8 +89,7 @@ impl StateReader {
             self.map(&message)?;
         }
         let names = self.names.len();
-        let arrays =
-            [("position", message.position), ("velocity", message.velocity), ("effort", message.effort)];
+        let arrays = [("position", message.position), ("velocity", message.velocity), ("effort", message.effort)];
         let mut values = [None; 3];
         for ((field, array), slot) in arrays.into_iter().zip(&mut values) {
             let got = array.len();
