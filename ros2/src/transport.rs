@@ -52,12 +52,15 @@ pub type OnMessage = Box<dyn FnMut(&[u8], Source) + Send>;
 /// Takes each request; called on the middleware's thread.
 pub type OnRequest = Box<dyn Fn(Request) + Send + Sync>;
 
+/// Sends one answer, encapsulated CDR.
+pub type Answer = Box<dyn FnOnce(&[u8]) -> Result<(), TransportError> + Send>;
+
 /// A question asked of a service: answered once, from any thread, or dropped.
 pub struct Request {
     /// The request, encapsulated CDR.
     pub bytes: Vec<u8>,
     /// Sends the answer, encapsulated CDR.
-    pub answer: Box<dyn FnOnce(&[u8]) -> Result<(), TransportError> + Send>,
+    pub answer: Answer,
 }
 
 /// Sends messages on one topic.

@@ -174,7 +174,7 @@ fn seeds_and_their_mutations_never_panic_and_recode_to_themselves() {
                         *byte = [0, 1, 2, 0xff, random.next() as u8][random.next() as usize % 5];
                     }
                 }
-                if random.next() % 3 == 0 {
+                if random.next().is_multiple_of(3) {
                     input.truncate(1 + random.next() as usize % input.len());
                 }
                 replay(&input);

@@ -4,6 +4,7 @@ usage: cdr_peers.py RECODE_BINARY      (rosbags, pycdr2, mcap-ros2-support; rclp
 
 Each message is written by rosbags, re-encoded by the binary, and must come back equal to every reader.
 """
+import importlib
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -111,12 +112,12 @@ print("mcap-ros2-support: the joint state read")
 
 try:
     from rclpy.serialization import deserialize_message, serialize_message
-    from rosidl_runtime_py.utilities import get_message
 except ImportError as error:
     print(f"rclpy: SKIPPED, not installed ({error})")
 else:
     for name, hexadecimal in list(ours.items())[:len(messages)]:
-        kind = get_message(name)
+        package, _, plain = name.split("/")
+        kind = getattr(importlib.import_module(f"{package}.msg"), plain)
         message = deserialize_message(bytes.fromhex(hexadecimal), kind)
         again = subprocess.run([binary], input=f"{name} {serialize_message(message).hex()}\n", text=True,
                                capture_output=True, check=True).stdout.strip()
