@@ -5,7 +5,11 @@
 mod rig;
 
 use endplate_policies::Epoch;
-use endplate_runtime::{CameraHealth, ControlSnapshot, Event, Inbox, Rung, StepOutcome, triple_buffer};
+use endplate_runtime::watchdog::Heartbeat;
+use endplate_runtime::{
+    BudgetAccount, CameraHealth, CommandStamps, ControlSnapshot, Event, Inbox, Rung, StepOutcome, stamp_ring,
+    triple_buffer,
+};
 use rig::Rig;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -76,6 +80,9 @@ fn the_control_path_allocates_nothing_after_activation() {
     let template = rig.inference.chunk().clone();
     let (mut chunk_writer, mut chunk_reader) = triple_buffer(|| template.clone());
     let (mut snapshot_writer, mut snapshot_reader) = triple_buffer(ControlSnapshot::new);
+    let (mut stamp_writer, mut stamp_reader) = stamp_ring(16);
+    let mut account = BudgetAccount::new(rig.spec.control.deadline);
+    let heartbeat = Heartbeat::default();
     let mut health = vec![CameraHealth::default(); rig.watch.len()];
     let (mut now, mut worst, mut told) = (begin, 0, 0);
     let mut rungs = std::collections::BTreeMap::new();
@@ -98,6 +105,10 @@ fn the_control_path_allocates_nothing_after_activation() {
                 missed: u64::from(period == 700),
             };
             let tick = control.tick(now, &inbox);
+            if let Some(tick) = &tick {
+                stamp_writer.push(CommandStamps::of(tick, now, now, now, inbox.missed));
+            }
+            heartbeat.beat();
             control.snapshot(now, snapshot_writer.slot());
             snapshot_writer.publish();
             tick
@@ -105,8 +116,12 @@ fn the_control_path_allocates_nothing_after_activation() {
         *rungs.entry(tick.unwrap().rung).or_insert(0) += 1;
         worst = worst.max(in_cameras).max(in_tick);
         assert_eq!(worst, 0, "period {period}: {in_cameras} in the cameras, {in_tick} in the control tick");
+        let (_, in_account) = counted(|| stamp_reader.drain(&mut account));
+        assert_eq!(in_account, 0, "the account of a command");
         snapshot_reader.update();
-        let frames = rig.bank.refresh();
+        let bank = &mut rig.bank;
+        let (frames, in_bank) = counted(|| bank.refresh());
+        assert_eq!(in_bank, 0, "taking frames over");
         if matches!(rig.inference.step(now, snapshot_reader.value(), frames, None), StepOutcome::Answered(_)) {
             let inference = &rig.inference;
             let (_, in_hand_over) = counted(|| {
@@ -124,4 +139,9 @@ fn the_control_path_allocates_nothing_after_activation() {
         assert!(rungs.contains_key(&rung), "{rung:?} was not exercised: {rungs:?}");
     }
     assert!(told >= 6, "only {told} events were told");
+    // Every period is in the account, and every command that plays rows names its frame.
+    let (counters, counts): (std::collections::BTreeMap<_, _>, _) = (account.counters().into(), rig.control.counts());
+    assert_eq!((counters["commands"], counters["commands_unaccounted"]), (counts.commands, 0));
+    assert_eq!(counters["commands_from_a_frame"], counts.ladder.fresh + counts.ladder.continued);
+    assert_eq!((heartbeat.beats(), *account.ladder()), (1_200, counts.ladder));
 }

@@ -71,3 +71,28 @@ fn a_file_that_is_cut_off_or_no_recording_is_refused_by_name() {
     assert_eq!(nowhere.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&nowhere.stderr).contains("no/folder/run.mcap"));
 }
+
+#[test]
+fn a_recording_gives_calibration_data_and_compares_two_bundles() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let run = endplate(folder, &["run", "--episodes", "1", "--seed", "2000003", "--record", "run.mcap"]);
+    assert!(run.status.success());
+    let capture = endplate(folder, &["capture", "run.mcap", "--out", "sets", "--sets", "5"]);
+    assert!(capture.status.success(), "{}", String::from_utf8_lossy(&capture.stderr));
+    for (graph, input) in [("vision", "image"), ("prefill", "positions"), ("decode_k1", "past_k_0")] {
+        let bytes = std::fs::read(folder.join("sets").join(format!("{graph}.npz"))).unwrap();
+        let arrays = endplate_policies::Arrays::from_npz(&bytes, graph).unwrap();
+        let values = arrays.get(input, None).unwrap();
+        assert!((3..=5).any(|sets| values.len().is_multiple_of(sets)) && values.iter().any(|v| *v != 0.0), "{graph}");
+    }
+    let bundle = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/bundles/pick_cube_fast");
+    let arguments = ["compare", "run.mcap", "--against", bundle, "--limit", "4", "--json", "same.json"];
+    let compare = endplate(folder, &arguments);
+    assert!(compare.status.success(), "{}", String::from_utf8_lossy(&compare.stderr));
+    let same = json(folder, "same.json");
+    assert_eq!((same["action_error_rad"]["max"].as_f64(), same["argmax_agreement"].as_f64()), (Some(0.0), Some(1.0)));
+    let bins = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/bundles/pick_cube_bins");
+    let compare = endplate(folder, &["compare", "run.mcap", "--against", bins]);
+    assert_eq!(compare.status.code(), Some(2), "chunks of other rows are not compared");
+}

@@ -2,7 +2,24 @@
 
 use crate::joints::{JointState, JointVec, MAX_JOINTS};
 use crate::safety::SafeCommand;
-use crate::time::Instant;
+use crate::time::{Clock, Instant};
+
+/// What is wrong with a servo that answers.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HealthFault {
+    /// Above its temperature threshold.
+    #[error("too hot: let it cool, and lighten its load")]
+    Temperature,
+    /// Above its load threshold.
+    #[error("overloaded: free the joint")]
+    Load,
+    /// Outside its voltage thresholds.
+    #[error("the supply voltage is out of range: check supply and wiring")]
+    Voltage,
+    /// It raises an alarm of its own.
+    #[error("it raises an alarm: read it with `endplate servo read`, and switch its power off and on")]
+    Alarm,
+}
 
 /// Why a bus transaction failed.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +41,20 @@ pub enum BusError {
     Refused {
         /// Index of the joint whose servo refused.
         servo: usize,
+    },
+    /// An answer that no servo can mean: a step beyond what the joint can make. It is not taken for a state.
+    #[error("servo {servo} answered with a position its joint cannot have reached")]
+    Implausible {
+        /// Index of the joint.
+        servo: usize,
+    },
+    /// A servo is beyond one of its declared thresholds, or says so itself.
+    #[error("servo {servo}: {what}")]
+    Unhealthy {
+        /// Index of the joint.
+        servo: usize,
+        /// What is wrong.
+        what: HealthFault,
     },
     /// The device is gone.
     #[error("the bus is disconnected")]
@@ -48,6 +79,8 @@ impl BusError {
             Self::Timeout { .. } => "timeout",
             Self::Checksum { .. } => "checksum",
             Self::Refused { .. } => "refused",
+            Self::Implausible { .. } => "implausible",
+            Self::Unhealthy { .. } => "unhealthy",
             Self::Disconnected => "disconnected",
             Self::Expired => "expired",
             Self::Joints { .. } => "joints",
@@ -90,6 +123,18 @@ pub trait Arm: Send {
     /// # Errors
     /// [`BusError`] when a servo did not confirm.
     fn set_torque(&mut self, now: Instant, on: bool) -> Result<(), BusError>;
+
+    /// Whether the device has a cycle of its own that [`wait_for_cycle`](Self::wait_for_cycle) follows.
+    fn sets_the_pace(&self) -> bool {
+        false
+    }
+
+    /// Waits for the device's next cycle, until `until` at the latest; whether the cycle came. The place where an arm
+    /// that sets the pace may block; everything else about it still must not.
+    fn wait_for_cycle(&mut self, clock: &dyn Clock, until: Instant) -> bool {
+        clock.sleep_until(until);
+        false
+    }
 }
 
 /// A place that publishes commands without ever blocking: a ROS 2 topic, a Zenoh key.
@@ -138,6 +183,16 @@ impl Robot {
     /// Number of joints of all arms.
     pub fn joints(&self) -> usize {
         self.joints
+    }
+
+    /// Whether the first arm, which sets the pace for all, has a cycle of its own.
+    pub fn sets_the_pace(&self) -> bool {
+        self.arms.first().is_some_and(|arm| arm.sets_the_pace())
+    }
+
+    /// Waits for the next cycle of the first arm, until `until` at the latest; whether it came.
+    pub fn wait_for_cycle(&mut self, clock: &dyn Clock, until: Instant) -> bool {
+        self.arms.first_mut().is_some_and(|arm| arm.wait_for_cycle(clock, until))
     }
 
     /// The joint state of all arms, with the **oldest** of their stamps.

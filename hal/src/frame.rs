@@ -39,6 +39,28 @@ impl Frame {
     }
 }
 
+/// The name of a frame: what a command says about where its data came from.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub struct FrameStamp {
+    /// Which camera, in the order of the policy's slots.
+    pub camera: u8,
+    /// The driver's sequence number.
+    pub sequence: u64,
+    /// When the sensor captured it.
+    pub captured: Instant,
+    /// When it could first be read.
+    pub available: Instant,
+}
+
+impl FrameStamp {
+    /// The name of the oldest of a set of frames: data are as old as their oldest part.
+    pub fn oldest(frames: &[Frame]) -> Option<Self> {
+        let (camera, frame) = frames.iter().enumerate().min_by_key(|(_, frame)| frame.captured)?;
+        let camera = u8::try_from(camera).unwrap_or(u8::MAX);
+        Some(Self { camera, sequence: frame.sequence, captured: frame.captured, available: frame.available })
+    }
+}
+
 /// Why a camera gave no frame.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CameraError {

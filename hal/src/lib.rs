@@ -8,26 +8,41 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod arm;
+pub mod camera;
 mod frame;
 mod joints;
 mod kinematics;
 mod safety;
+pub mod servo;
 mod spec;
 mod time;
 
-pub use arm::{Arm, BusError, CommandSink, Robot, RobotError, Sent};
-pub use frame::{Camera, CameraError, Frame};
+pub use arm::{Arm, BusError, CommandSink, HealthFault, Robot, RobotError, Sent};
+pub use frame::{Camera, CameraError, Frame, FrameStamp};
 pub use joints::{JointState, JointVec, MAX_JOINTS, StateRing, StateRingError};
 pub use kinematics::{Chain, ChainLink, Kinematics, KinematicsError};
 pub use safety::{
     CommandMode, HeldCause, JointCommand, JointLimits, Limit, Motion, SafeCommand, SafetyError, SafetyFilter,
     SafetyLimits, Verdict, WorkspaceBox,
 };
-pub use spec::{CameraSpec, ControlSpec, JointSpec, Pacing, RobotSpec, SpecError, StopCategory};
+pub use spec::{
+    ArmSpec, BusSpec, CameraDevice, CameraSpec, ControlSpec, EMULATED, JointSpec, OnSilence, Pacing, PixelFormat,
+    RealtimeSpec, RobotSpec, ServoSpec, SpecError, StopCategory,
+};
 pub use time::{Clock, Instant, MonotonicClock, MotionTime, SimulatedClock};
 
 /// Robot descriptions that come with the crate.
 pub mod robots {
     /// The simulated 5-joint arm with a jaw that the built-in demonstration drives.
     pub const SO101_SIM: &str = include_str!("../robots/so101_sim.toml");
+    /// The same arm behind an emulated Feetech bus.
+    pub const SO101_EMULATED: &str = include_str!("../robots/so101_emulated.toml");
+    /// The SO-100 follower arm: copy and fill in ports, cameras and calibration.
+    pub const SO100: &str = include_str!("../robots/so100.toml");
+    /// The SO-101 follower arm.
+    pub const SO101: &str = include_str!("../robots/so101.toml");
+    /// The Koch v1.1 follower arm.
+    pub const KOCH: &str = include_str!("../robots/koch.toml");
+    /// The ViperX 300 S.
+    pub const VIPERX: &str = include_str!("../robots/viperx.toml");
 }

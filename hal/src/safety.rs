@@ -8,6 +8,7 @@
 //!
 //! Everything here is arithmetic on inline arrays: no allocation, no lock, no formatting.
 
+use crate::frame::FrameStamp;
 use crate::joints::{JointVec, MAX_JOINTS};
 use crate::kinematics::Chain;
 use crate::time::Instant;
@@ -42,6 +43,7 @@ pub struct SafeCommand {
     velocity_rad_s: JointVec,
     stamp: Instant,
     valid_until: Instant,
+    source: Option<FrameStamp>,
 }
 
 impl SafeCommand {
@@ -68,6 +70,16 @@ impl SafeCommand {
     /// The last instant at which it may be sent.
     pub fn valid_until(&self) -> Instant {
         self.valid_until
+    }
+
+    /// The frame it follows from; `None` for one that follows from no frame: braking, holding, stopped.
+    pub fn source(&self) -> Option<FrameStamp> {
+        self.source
+    }
+
+    /// The same command with the name of the frame it follows from.
+    pub fn from_frame(self, source: Option<FrameStamp>) -> Self {
+        Self { source, ..self }
     }
 
     /// The part for one arm of several.
@@ -416,6 +428,7 @@ impl SafetyFilter {
             velocity_rad_s: self.motion.velocity_rad_s,
             stamp: now,
             valid_until: now.saturating_add(self.limits.command_valid),
+            source: None,
         }
     }
 }

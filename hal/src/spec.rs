@@ -1,9 +1,14 @@
 //! The robot description `robot.toml`: raw serde structs that refuse unknown keys, validated once into [`RobotSpec`].
 
+mod devices;
+
+pub use devices::{ArmSpec, BusSpec, CameraDevice, EMULATED, OnSilence, PixelFormat, ServoSpec};
+
 use crate::joints::{JointVec, MAX_JOINTS};
 use crate::kinematics::{Chain, ChainLink};
 use crate::safety::{JointLimits, SafetyLimits, WorkspaceBox};
 use core::time::Duration;
+use devices::{RawBus, RawServo, validate_bus, validate_servo};
 use serde::Deserialize;
 
 /// Why a robot description is refused. Names the file, the key, the value and what to do.
@@ -64,6 +69,8 @@ pub struct JointSpec {
     pub max_tracking_error_rad: f64,
     /// Bus id of its servo, where it has one.
     pub servo_id: Option<u8>,
+    /// Its servo, where it is described.
+    pub servo: Option<ServoSpec>,
 }
 
 /// One camera.
@@ -71,8 +78,10 @@ pub struct JointSpec {
 pub struct CameraSpec {
     /// Name, unique in the robot; policies bind by it.
     pub name: String,
-    /// Driver: `sim` (others arrive with their features).
+    /// Driver: `sim`, `v4l2`, `replay` or `gstreamer`.
     pub driver: String,
+    /// The device behind it.
+    pub device: CameraDevice,
     /// Pixels across.
     pub width: u32,
     /// Pixels down.
@@ -110,6 +119,26 @@ pub struct ControlSpec {
     pub write_failures: u32,
     /// Consecutive refused chunks before the arm holds even though rows are left.
     pub refused_chunks: u32,
+    /// What the control thread asks of the machine.
+    pub realtime: RealtimeSpec,
+}
+
+/// What the control thread asks of the machine: `[control.realtime]`, all of it optional.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct RealtimeSpec {
+    /// Priority under `SCHED_FIFO`, 1 to 98 (99 is the kernel's own).
+    pub priority: u8,
+    /// The core the thread is pinned to; best one that `isolcpus` keeps free.
+    pub cpu: Option<u16>,
+    /// Whether all memory is locked, so that no page of it is ever fetched from disk.
+    pub lock_memory: bool,
+}
+
+impl Default for RealtimeSpec {
+    /// Priority 80 (above the kernel's interrupt threads at 50), no core, memory locked.
+    fn default() -> Self {
+        Self { priority: 80, cpu: None, lock_memory: true }
+    }
 }
 
 /// A validated robot description.
@@ -119,6 +148,8 @@ pub struct RobotSpec {
     pub name: String,
     /// Where the description came from, for messages.
     pub source: String,
+    /// Arms, in order.
+    pub arms: Vec<ArmSpec>,
     /// Joints of all arms, in order.
     pub joints: Vec<JointSpec>,
     /// Cameras.
@@ -158,12 +189,23 @@ struct RawControl {
     stop_time_ms: f64,
     write_failures: u32,
     refused_chunks: u32,
+    #[serde(default)]
+    realtime: RawRealtime,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRealtime {
+    priority: Option<u8>,
+    cpu: Option<u16>,
+    lock_memory: Option<bool>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawArm {
     name: String,
+    bus: Option<RawBus>,
     joints: Vec<RawJoint>,
 }
 
@@ -178,6 +220,7 @@ struct RawJoint {
     jerk_rad_s3: f64,
     max_tracking_error_rad: f64,
     servo_id: Option<u8>,
+    servo: Option<RawServo>,
 }
 
 #[derive(Deserialize)]
@@ -185,6 +228,8 @@ struct RawJoint {
 struct RawCamera {
     name: String,
     driver: String,
+    #[serde(default)]
+    device: CameraDevice,
     width: u32,
     height: u32,
     rate_hz: f64,
@@ -274,12 +319,16 @@ impl RobotSpec {
             return check.refuse("format", raw.format, "this version reads format 1");
         }
         let control = validate_control(&check, &raw.control)?;
-        let mut joints = Vec::new();
+        let (mut joints, mut arms) = (Vec::new(), Vec::new());
         check.unique("arms.name", raw.arms.iter().map(|arm| arm.name.as_str()))?;
         for arm in &raw.arms {
+            let first = joints.len();
+            let bus = arm.bus.as_ref().map(|raw| validate_bus(&check, &arm.name, raw)).transpose()?;
             for joint in &arm.joints {
-                joints.push(validate_joint(&check, &arm.name, joint, &control)?);
+                joints.push(validate_joint(&check, &arm.name, joint, &control, bus.as_ref())?);
             }
+            unique_ids(&check, &arm.name, &joints[first..])?;
+            arms.push(ArmSpec { name: arm.name.clone(), joints: first..joints.len(), bus });
         }
         check.unique("arms.joints.name", joints.iter().map(|joint: &JointSpec| joint.name.as_str()))?;
         if joints.is_empty() || joints.len() > MAX_JOINTS {
@@ -290,7 +339,7 @@ impl RobotSpec {
         let chain = raw.kinematics.as_ref().map(|raw| validate_chain(&check, raw, &joints)).transpose()?;
         let workspace =
             raw.workspace.as_ref().map(|raw| validate_workspace(&check, raw, chain.is_some())).transpose()?;
-        Ok(Self { name: raw.name, source: file.into(), joints, cameras, control, chain, workspace })
+        Ok(Self { name: raw.name, source: file.into(), arms, joints, cameras, control, chain, workspace })
     }
 
     /// The limits the safety filter guards.
@@ -337,10 +386,41 @@ fn validate_control(check: &Validator, raw: &RawControl) -> Result<ControlSpec, 
         stop_time: check.span("control.stop_time_ms", raw.stop_time_ms, period_ms, 10_000.0)?,
         write_failures: raw.write_failures,
         refused_chunks: raw.refused_chunks,
+        realtime: validate_realtime(check, &raw.realtime)?,
     })
 }
 
-fn validate_joint(check: &Validator, arm: &str, raw: &RawJoint, control: &ControlSpec) -> Result<JointSpec, SpecError> {
+fn validate_realtime(check: &Validator, raw: &RawRealtime) -> Result<RealtimeSpec, SpecError> {
+    let default = RealtimeSpec::default();
+    let priority = raw.priority.unwrap_or(default.priority);
+    if !(1..=98).contains(&priority) {
+        return check.refuse("control.realtime.priority", priority, "write 1 to 98; 99 is the kernel's own");
+    }
+    if let Some(cpu) = raw.cpu.filter(|cpu| *cpu >= 1024) {
+        return check.refuse("control.realtime.cpu", cpu, "write the number of a core, 0 to 1023");
+    }
+    Ok(RealtimeSpec { priority, cpu: raw.cpu, lock_memory: raw.lock_memory.unwrap_or(default.lock_memory) })
+}
+
+/// One id, one servo, on each bus.
+fn unique_ids(check: &Validator, arm: &str, joints: &[JointSpec]) -> Result<(), SpecError> {
+    for (index, joint) in joints.iter().enumerate() {
+        let twin = joint.servo_id.and_then(|id| joints[..index].iter().find(|other| other.servo_id == Some(id)));
+        if let (Some(twin), Some(id)) = (twin, joint.servo_id) {
+            let remedy = format!("joint {} of arm {arm} has this id already: give each servo its own", twin.name);
+            return check.refuse(format!("arms.joints[{}].servo_id", joint.name), id, remedy);
+        }
+    }
+    Ok(())
+}
+
+fn validate_joint(
+    check: &Validator,
+    arm: &str,
+    raw: &RawJoint,
+    control: &ControlSpec,
+    bus: Option<&BusSpec>,
+) -> Result<JointSpec, SpecError> {
     let key = |name: &str| format!("arms.joints[{}].{name}", raw.name);
     let limits = JointLimits {
         lower_rad: check.within(&key("lower_rad"), raw.lower_rad, -100.0, 100.0)?,
@@ -368,7 +448,29 @@ fn validate_joint(check: &Validator, arm: &str, raw: &RawJoint, control: &Contro
         );
     }
     let max_tracking_error_rad = check.within(&key("max_tracking_error_rad"), raw.max_tracking_error_rad, 1e-3, 6.3)?;
-    Ok(JointSpec { name: raw.name.clone(), arm: arm.into(), limits, max_tracking_error_rad, servo_id: raw.servo_id })
+    if raw.servo_id.is_some_and(|id| id > 252) {
+        return check.refuse(key("servo_id"), raw.servo_id.unwrap_or(0), "write 0 to 252");
+    }
+    let servo = match (raw.servo_id, &raw.servo) {
+        (Some(id), Some(servo)) => {
+            let limits_rad = (limits.lower_rad, limits.upper_rad);
+            Some(validate_servo(check, &raw.name, id, bus.map(|bus| bus.protocol), servo, limits_rad)?)
+        }
+        (None, Some(_)) => return check.refuse(key("servo_id"), "missing", "write the id of the servo described"),
+        (_, None) if bus.is_some() => {
+            let remedy = "the arm has a bus: describe servo_id and servo = { zero_count, min_count, max_count }";
+            return check.refuse(key("servo"), "missing", remedy);
+        }
+        (_, None) => None,
+    };
+    Ok(JointSpec {
+        name: raw.name.clone(),
+        arm: arm.into(),
+        limits,
+        max_tracking_error_rad,
+        servo_id: raw.servo_id,
+        servo,
+    })
 }
 
 fn validate_camera(check: &Validator, raw: &RawCamera) -> Result<CameraSpec, SpecError> {
@@ -378,10 +480,23 @@ fn validate_camera(check: &Validator, raw: &RawCamera) -> Result<CameraSpec, Spe
             return check.refuse(key(name), pixels, "write 8 to 8192 pixels");
         }
     }
+    const DRIVERS: [&str; 4] = ["sim", "v4l2", "replay", "gstreamer"];
+    if !DRIVERS.contains(&raw.driver.as_str()) {
+        return check.refuse(key("driver"), format!("{:?}", raw.driver), format!("write one of {DRIVERS:?}"));
+    }
+    let missing = match raw.driver.as_str() {
+        "v4l2" => raw.device.path.is_none().then_some(("device.path", "name the camera, such as \"/dev/video0\"")),
+        "replay" => raw.device.folder.is_none().then_some(("device.folder", "name a folder of images")),
+        _ => None,
+    };
+    if let Some((name, remedy)) = missing {
+        return check.refuse(key(name), "missing", remedy);
+    }
     let rate_hz = check.within(&key("rate_hz"), raw.rate_hz, 0.1, 1000.0)?;
     Ok(CameraSpec {
         name: raw.name.clone(),
         driver: raw.driver.clone(),
+        device: raw.device.clone(),
         width: raw.width,
         height: raw.height,
         rate_hz,
@@ -462,6 +577,50 @@ mod tests {
         assert!(link.contains("\"wrist\"") && link.contains("shoulder_pan"), "{link}");
         let stop = error(&SO101_SIM.replace("stop_time_ms = ", "stop_time_ms = 20.0 #"));
         assert!(stop.contains("stop_time_ms") && stop.contains("may need"), "{stop}");
+    }
+
+    #[test]
+    fn what_is_asked_of_the_machine_is_optional_and_checked() {
+        let with = |table: &str| SO101_SIM.replace("[[arms]]", &format!("[control.realtime]\n{table}\n[[arms]]"));
+        let robot = RobotSpec::from_toml_str(SO101_SIM, "so101_sim").unwrap();
+        assert_eq!(robot.control.realtime, RealtimeSpec::default());
+        let robot = RobotSpec::from_toml_str(&with("priority = 60\ncpu = 1\nlock_memory = false"), "robot").unwrap();
+        assert_eq!(robot.control.realtime, RealtimeSpec { priority: 60, cpu: Some(1), lock_memory: false });
+        let top = error(&with("priority = 99"));
+        assert!(top.contains("control.realtime.priority = 99") && top.contains("1 to 98"), "{top}");
+        assert!(error(&with("core = 1")).contains("core"));
+    }
+
+    #[test]
+    fn every_description_that_comes_with_the_crate_is_valid_and_its_limits_lie_inside_its_counts() {
+        use crate::robots::{KOCH, SO100, SO101, SO101_EMULATED, VIPERX};
+        for (name, text, joints) in [
+            ("so100", SO100, 6),
+            ("so101", SO101, 6),
+            ("koch", KOCH, 6),
+            ("viperx", VIPERX, 7),
+            ("", SO101_EMULATED, 6),
+        ] {
+            let robot = RobotSpec::from_toml_str(text, name).unwrap();
+            assert_eq!(robot.joints.len(), joints);
+            assert!(robot.arms[0].bus.is_some() && robot.joints.iter().all(|joint| joint.servo.is_some()));
+            assert!(name.is_empty() || robot.name == name);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_bus_or_a_servo_is_named() {
+        use crate::robots::SO101_EMULATED;
+        let twin = error(&SO101_EMULATED.replace("servo_id = 4", "servo_id = 3"));
+        assert!(twin.contains("wrist_flex") && twin.contains("elbow_flex of arm arm has this id"), "{twin}");
+        let watchdog = error(&SO101_EMULATED.replace("max_load = 1.1", "max_load = 1.1\nwatchdog_ms = 100.0"));
+        assert!(watchdog.contains("no bus watchdog"), "{watchdog}");
+        let narrow = error(&SO101_EMULATED.replace("max_count = 4095", "max_count = 3000"));
+        assert!(narrow.contains("shoulder_pan") && narrow.contains("calibrate"), "{narrow}");
+        let baud = error(&SO101_EMULATED.replace("port = ", "baud = 9600\nport = "));
+        assert!(baud.contains("9600") && baud.contains("115200"), "{baud}");
+        let driver = error(&SO101_SIM.replace("driver = \"sim\"", "driver = \"v4l2\""));
+        assert!(driver.contains("device.path"), "{driver}");
     }
 
     #[test]

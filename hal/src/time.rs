@@ -99,16 +99,18 @@ pub trait Clock: Send + Sync {
 }
 
 /// The machine's monotonic clock, counted from the creation of the value.
+///
+/// On Linux it is `CLOCK_MONOTONIC`, and a wait is a wait for an absolute deadline (`clock_nanosleep` with
+/// `TIMER_ABSTIME`): time spent between looking at the clock and going to sleep does not add up.
 #[derive(Debug)]
 pub struct MonotonicClock {
-    origin: std::time::Instant,
+    origin_nanos: u64,
 }
 
 impl MonotonicClock {
     /// A clock whose origin lies one second back, so that small subtractions from `now` stay meaningful.
     pub fn new() -> Self {
-        let now = std::time::Instant::now();
-        Self { origin: now.checked_sub(Duration::from_secs(1)).unwrap_or(now) }
+        Self { origin_nanos: machine::now_nanos().saturating_sub(1_000_000_000) }
     }
 }
 
@@ -120,13 +122,56 @@ impl Default for MonotonicClock {
 
 impl Clock for MonotonicClock {
     fn now(&self) -> Instant {
-        Instant::from_nanos(saturating_nanos(self.origin.elapsed()))
+        Instant::from_nanos(machine::now_nanos().saturating_sub(self.origin_nanos))
     }
 
     fn sleep_until(&self, deadline: Instant) {
-        let wait = deadline.duration_since(self.now());
-        if !wait.is_zero() {
-            std::thread::sleep(wait);
+        machine::sleep_until_nanos(self.origin_nanos.saturating_add(deadline.as_nanos()));
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod machine {
+    /// `CLOCK_MONOTONIC`, ns.
+    pub fn now_nanos() -> u64 {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes one timespec that lives through the call; this clock exists on every Linux.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+        (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
+    }
+
+    /// Returns when `CLOCK_MONOTONIC` has reached `nanos`; at once when it has.
+    pub fn sleep_until_nanos(nanos: u64) {
+        let deadline = libc::timespec {
+            tv_sec: libc::time_t::try_from(nanos / 1_000_000_000).unwrap_or(libc::time_t::MAX),
+            tv_nsec: (nanos % 1_000_000_000) as _, // below 10⁹: fits
+        };
+        // A signal handler that ran ends the wait early: wait on.
+        // SAFETY: reads one timespec that lives through the call; no remainder is written for absolute waits.
+        while unsafe {
+            libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &deadline, core::ptr::null_mut())
+        } == libc::EINTR
+        {}
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod machine {
+    use core::time::Duration;
+    use std::sync::OnceLock;
+    use std::time::Instant;
+
+    /// Nanoseconds since the first call, and an hour.
+    pub fn now_nanos() -> u64 {
+        static START: OnceLock<Instant> = OnceLock::new();
+        super::saturating_nanos(START.get_or_init(Instant::now).elapsed() + Duration::from_secs(3600))
+    }
+
+    /// Returns when the clock has reached `nanos`; at once when it has.
+    pub fn sleep_until_nanos(nanos: u64) {
+        let wait = nanos.saturating_sub(now_nanos());
+        if wait > 0 {
+            std::thread::sleep(Duration::from_nanos(wait));
         }
     }
 }
@@ -180,5 +225,16 @@ mod tests {
         clock.sleep_until(Instant::from_nanos(9));
         clock.advance_to(Instant::from_nanos(7));
         assert_eq!(clock.now(), Instant::from_nanos(9));
+    }
+
+    #[test]
+    fn the_monotonic_clock_waits_for_the_instant_and_not_at_all_for_the_past() {
+        let clock = MonotonicClock::new();
+        let start = clock.now();
+        assert!(start >= Instant::from_nanos(1_000_000_000));
+        clock.sleep_until(Instant::ZERO);
+        let deadline = start.saturating_add(Duration::from_millis(5));
+        clock.sleep_until(deadline);
+        assert!(clock.now() >= deadline);
     }
 }

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use endplate_hal::{FrameStamp, Instant};
+
 use crate::bundle::PolicySpec;
 use crate::observation::{Anchor, Epoch};
 
@@ -33,6 +35,17 @@ impl Stages {
     }
 }
 
+/// Where a chunk comes from and when it went through what: whoever runs the policy writes it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub struct Trace {
+    /// The oldest frame of the observation.
+    pub frame: FrameStamp,
+    /// When the observation was complete.
+    pub observed: Instant,
+    /// When the answer was there.
+    pub inferred: Instant,
+}
+
 /// `[H, D]` absolute joint rows with the point they belong to.
 ///
 /// Preallocated and reused: [`Policy::infer`](crate::Policy::infer) fills it, and its contents are valid only after
@@ -47,6 +60,7 @@ pub struct ActionChunk {
     epoch: Epoch,
     error_bound: Option<f64>,
     stages: Stages,
+    trace: Trace,
 }
 
 impl ActionChunk {
@@ -61,6 +75,7 @@ impl ActionChunk {
             epoch: Epoch::default(),
             error_bound: None,
             stages: Stages::default(),
+            trace: Trace::default(),
         }
     }
 
@@ -122,7 +137,17 @@ impl ActionChunk {
         &self.stages
     }
 
-    /// Everything but the rows, for a policy to fill.
+    /// Where it comes from.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// Says where it comes from.
+    pub fn set_trace(&mut self, trace: Trace) {
+        self.trace = trace;
+    }
+
+    /// Everything but the rows and the trace, for a policy to fill.
     pub fn set(&mut self, period: Duration, anchor: Anchor, epoch: Epoch, error_bound: Option<f64>, stages: Stages) {
         self.period = period;
         self.anchor = anchor;
@@ -141,6 +166,7 @@ impl ActionChunk {
         self.rows.clear();
         self.rows.extend_from_slice(&other.rows);
         self.set(other.period, other.anchor, other.epoch, other.error_bound, other.stages);
+        self.trace = other.trace;
     }
 }
 

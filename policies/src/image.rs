@@ -2,13 +2,14 @@
 //!
 //! The algorithm and the padding are part of the policy: training decided them. Against the training-side
 //! implementations both algorithms differ by at most one grey level (PIL or torchvision for the antialiased one,
-//! OpenCV for the other). A frame that already has the slot's size is not resampled.
+//! OpenCV for the other; `tests/images.rs`). A frame that already has the slot's size is not resampled.
+
+mod resample;
 
 use endplate_hal::Frame;
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::policy::ObservationError;
+use resample::{Placement, Resampler, split};
 
 /// How a frame of another size is resampled.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -47,72 +48,100 @@ pub struct CameraSlot {
     pub pad: Pad,
 }
 
-/// Fills image slots; keeps its buffers between frames.
+/// Fills image slots straight into a graph's input.
 ///
 /// # Real-time
-/// Allocates when a frame's size changes; inference thread only.
-pub(crate) struct ImageLoader {
-    resizer: Resizer,
-    scaled: Vec<u8>,
+/// Allocates at a slot's first frame and when the size of its frames changes, never else.
+#[derive(Default)]
+pub struct ImageLoader {
+    /// By slot.
+    resamplers: Vec<Option<Resampler>>,
 }
 
 impl ImageLoader {
-    pub(crate) fn new() -> Self {
-        Self { resizer: Resizer::new(), scaled: Vec::new() }
+    /// A loader that has seen no frame.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// Writes `frame` to `into`, `[3, h, w]` of the slot, u8/255.
+    /// Writes `frame` to `into`, `[3, h, w]` of the slot with number `index`, u8/255.
     ///
     /// # Errors
-    /// [`ObservationError::Frame`] for an empty or torn frame, [`ObservationError::FrameSize`] for one that would have to
-    /// be resampled where the bundle says that nothing is.
-    pub(crate) fn load(
+    /// [`ObservationError::Frame`] for an empty or torn frame, or an `into` of another size;
+    /// [`ObservationError::FrameSize`] for a frame that would have to be resampled where the bundle says that nothing is.
+    pub fn load(
         &mut self,
         index: usize,
         slot: &CameraSlot,
         frame: &Frame,
         into: &mut [f32],
     ) -> Result<(), ObservationError> {
-        let torn = ObservationError::Frame {
-            slot: index,
-            width: frame.width,
-            height: frame.height,
-            bytes: frame.data.len(),
-            sequence: frame.sequence,
-        };
         let bytes = frame.width as usize * frame.height as usize * 3;
-        if bytes == 0 || frame.data.len() != bytes || frame.sequence == 0 {
-            return Err(torn);
+        let slot_size = (slot.width as usize, slot.height as usize);
+        if bytes == 0 || frame.data.len() != bytes || frame.sequence == 0 || into.len() != slot_size.0 * slot_size.1 * 3
+        {
+            return Err(ObservationError::Frame {
+                slot: index,
+                width: frame.width,
+                height: frame.height,
+                bytes: frame.data.len(),
+                sequence: frame.sequence,
+            });
         }
         if (frame.width, frame.height) == (slot.width, slot.height) {
-            write_planes(&frame.data, slot, (0, 0), (slot.width, slot.height), into);
+            split(&frame.data, into);
             return Ok(());
         }
-        let algorithm = match slot.resize {
-            Resize::BilinearAntialiased => ResizeAlg::Convolution(FilterType::Bilinear),
-            Resize::Bilinear => ResizeAlg::Interpolation(FilterType::Bilinear),
-            Resize::None => {
-                return Err(ObservationError::FrameSize {
-                    slot: index,
-                    width: frame.width,
-                    height: frame.height,
-                    needed_width: slot.width,
-                    needed_height: slot.height,
-                });
-            }
-        };
-        let (width, height) = fitted(slot, frame);
-        self.scaled.clear();
-        self.scaled.resize(width as usize * height as usize * 3, 0);
-        let source = ImageRef::new(frame.width, frame.height, &frame.data, PixelType::U8x3).map_err(|_| torn)?;
-        let mut target = Image::from_slice_u8(width, height, &mut self.scaled, PixelType::U8x3).map_err(|_| torn)?;
-        let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
-        self.resizer.resize(&source, &mut target, &options).map_err(|_| torn)?;
-        into.fill(0.0);
-        let room = (slot.width - width, slot.height - height);
-        let corner = if slot.pad == Pad::TopLeft { room } else { (room.0 / 2, room.1 / 2) };
-        write_planes(&self.scaled, slot, corner, (width, height), into);
+        if slot.resize == Resize::None {
+            return Err(ObservationError::FrameSize {
+                slot: index,
+                width: frame.width,
+                height: frame.height,
+                needed_width: slot.width,
+                needed_height: slot.height,
+            });
+        }
+        let from = (frame.width as usize, frame.height as usize);
+        let placement = placement(slot, frame);
+        if self.resamplers.len() <= index {
+            self.resamplers.resize_with(index + 1, || None);
+        }
+        let kept = &mut self.resamplers[index];
+        if kept.as_ref().is_none_or(|resampler| !resampler.fits(slot.resize, from, placement)) {
+            *kept = None;
+        }
+        pad(placement, into);
+        kept.get_or_insert_with(|| Resampler::new(slot.resize, from, placement)).run(&frame.data, into);
         Ok(())
+    }
+}
+
+/// Where a frame's scaled image lies in its slot.
+fn placement(slot: &CameraSlot, frame: &Frame) -> Placement {
+    let (width, height) = fitted(slot, frame);
+    let room = ((slot.width - width) as usize, (slot.height - height) as usize);
+    Placement {
+        size: (width as usize, height as usize),
+        corner: if slot.pad == Pad::TopLeft { room } else { (room.0 / 2, room.1 / 2) },
+        slot: (slot.width as usize, slot.height as usize),
+    }
+}
+
+/// Blackens what the scaled image leaves free.
+fn pad(placement: Placement, into: &mut [f32]) {
+    let Placement { size, corner, slot } = placement;
+    if size == slot {
+        return;
+    }
+    for plane in into.chunks_exact_mut(slot.0 * slot.1) {
+        for (y, row) in plane.chunks_exact_mut(slot.0).enumerate() {
+            if (corner.1..corner.1 + size.1).contains(&y) {
+                row[..corner.0].fill(0.0);
+                row[corner.0 + size.0..].fill(0.0);
+            } else {
+                row.fill(0.0);
+            }
+        }
     }
 }
 
@@ -125,20 +154,6 @@ fn fitted(slot: &CameraSlot, frame: &Frame) -> (u32, u32) {
     let ratio = (f64::from(frame.width) / f64::from(slot.width)).max(f64::from(frame.height) / f64::from(slot.height));
     let side = |from: u32, most: u32| ((f64::from(from) / ratio) as u32).clamp(1, most);
     (side(frame.width, slot.width), side(frame.height, slot.height))
-}
-
-/// Writes packed pixels as three planes at `corner` of the slot.
-fn write_planes(pixels: &[u8], slot: &CameraSlot, corner: (u32, u32), size: (u32, u32), into: &mut [f32]) {
-    let (stride, plane) = (slot.width as usize, slot.width as usize * slot.height as usize);
-    let (left, top, width) = (corner.0 as usize, corner.1 as usize, size.0 as usize);
-    for (y, row) in pixels.chunks_exact(width * 3).enumerate() {
-        let start = (top + y) * stride + left;
-        for (channel, values) in into.chunks_exact_mut(plane).enumerate().take(3) {
-            for (value, pixel) in values[start..start + width].iter_mut().zip(row.chunks_exact(3)) {
-                *value = f32::from(pixel[channel]) / 255.0;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -84,15 +84,32 @@ impl KvSlab {
     /// # Errors
     /// [`KvError`]; the tensor is then unchanged.
     pub fn write(&self, tensor: &mut [f32], new: &[f32], rows: usize) -> Result<(), KvError> {
-        self.room_for(rows)?;
+        self.write_range(tensor, new, rows, 0..rows)
+    }
+
+    /// As [`write`](Self::write), but only rows `taken` of the `rows` new ones.
+    ///
+    /// # Errors
+    /// [`KvError`]; the tensor is then unchanged.
+    pub fn write_range(
+        &self,
+        tensor: &mut [f32],
+        new: &[f32],
+        rows: usize,
+        taken: Range<usize>,
+    ) -> Result<(), KvError> {
+        self.has_room_for(taken.len())?;
         let KvShape { heads, head_dim, capacity } = self.shape;
         expect_len(tensor.len(), self.shape.elements())?;
         expect_len(new.len(), heads * rows * head_dim)?;
+        expect_len(taken.end.min(rows), taken.end)?;
         if rows * head_dim == 0 {
             return Ok(());
         }
+        let taken = taken.start.min(taken.end) * head_dim..taken.end * head_dim;
         for (into, from) in tensor.chunks_exact_mut(capacity * head_dim).zip(new.chunks_exact(rows * head_dim)) {
-            into[self.len * head_dim..(self.len + rows) * head_dim].copy_from_slice(from);
+            let from = &from[taken.clone()];
+            into[self.len * head_dim..][..from.len()].copy_from_slice(from);
         }
         Ok(())
     }
@@ -102,7 +119,7 @@ impl KvSlab {
     /// # Errors
     /// [`KvError::Full`].
     pub fn append(&mut self, rows: usize, dead: Range<usize>) -> Result<(), KvError> {
-        self.room_for(rows)?;
+        self.has_room_for(rows)?;
         for row in 0..rows {
             self.live[self.len + row] = !dead.contains(&row);
         }
@@ -138,7 +155,11 @@ impl KvSlab {
         Ok(())
     }
 
-    fn room_for(&self, rows: usize) -> Result<(), KvError> {
+    /// Whether `rows` more fit.
+    ///
+    /// # Errors
+    /// [`KvError::Full`] when they do not.
+    pub fn has_room_for(&self, rows: usize) -> Result<(), KvError> {
         if self.len + rows > self.shape.capacity {
             return Err(KvError::Full { len: self.len, capacity: self.shape.capacity, rows });
         }
@@ -185,6 +206,24 @@ mod tests {
             }
             at += count;
         }
+    }
+
+    #[test]
+    fn a_range_of_new_rows_is_taken_without_a_gap() {
+        let mut slab = KvSlab::new(SHAPE);
+        let mut tensor = vec![f32::NAN; SHAPE.elements()];
+        let block = rows(100.0, 5);
+        for taken in [0..2, 3..5, 4..4] {
+            slab.write_range(&mut tensor, &block, 5, taken.clone()).unwrap();
+            slab.append(taken.len(), 0..0).unwrap();
+        }
+        for (at, from) in [0, 1, 3, 4].into_iter().enumerate() {
+            for head in 0..SHAPE.heads {
+                assert_eq!(row(&tensor, head, at, SHAPE.capacity), row(&block, head, from, 5));
+            }
+        }
+        let outside = slab.write_range(&mut tensor, &block, 5, 4..6);
+        assert_eq!(outside, Err(KvError::Length { needed: 6, got: 5 }));
     }
 
     #[test]

@@ -21,17 +21,22 @@ mod normalisation;
 mod observation;
 mod open_loop;
 mod policy;
+mod stopwatch;
 
 pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
-pub use chunk::{ActionChunk, Stages};
-pub use image::{CameraSlot, Pad, Resize};
-pub use load::{Deviations, EngineChoice, EngineInfo, LoadError, Loaded, load_policy};
+pub use chunk::{ActionChunk, Stages, Trace};
+pub use image::{CameraSlot, ImageLoader, Pad, Resize};
+pub use load::{
+    Deviations, EngineChoice, EngineInfo, LoadError, Loaded, golden_inputs, load_policy, load_policy_capturing,
+    load_policy_timed,
+};
 pub use memory::{MemoryBound, available_memory};
 pub use normalisation::Normalisation;
 pub use observation::{Anchor, Budget, Committed, Epoch, Moment, Observation};
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop};
 pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
+pub use stopwatch::{EngineRun, EngineRuns};
 
 #[cfg(feature = "ort")]
 pub use engine::ort::OrtOptions;

@@ -5,16 +5,19 @@
 //! recorded, within the tolerances the bundle declares for this engine. An engine without declared tolerances is
 //! refused: nobody has said what is good enough there.
 
+use std::sync::{Arc, Mutex};
+
 use crate::bundle::{
     Arrays, Bundle, BundleError, GOLDEN_FILE, GoldenSample, POLICY_FILE, PolicySpec, Precision, Tolerance,
 };
 #[cfg(feature = "ort")]
 use crate::engine::Provider;
-use crate::engine::{Engine, EngineDescription, EngineError, Placement};
+use crate::engine::{Captured, Capturing, Engine, EngineDescription, EngineError, Placement};
 use crate::families::{self, Inspect};
 use crate::observation::Epoch;
 use crate::open_loop::{OpenLoopInputs, infer_open_loop};
 use crate::policy::{Policy, PolicyError};
+use crate::stopwatch::{self, EngineRuns};
 
 /// The engine to run a policy on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,14 +202,47 @@ pub enum LoadError {
 /// # Real-time
 /// Takes seconds: start-up only.
 pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, LoadError> {
+    load_on(bundle, &*choice.for_bundle(bundle.digest()).start()?)
+}
+
+/// As [`load_policy`], with every run of the engine timed, for benchmarks; `is_portable` leaves a graph that writes keys
+/// and values in place aside where the bundle has one.
+///
+/// # Errors
+/// As [`load_policy`].
+///
+/// # Real-time
+/// Takes seconds: start-up only.
+pub fn load_policy_timed(
+    bundle: &Bundle,
+    choice: EngineChoice,
+    is_portable: bool,
+) -> Result<(Loaded, EngineRuns), LoadError> {
+    let (engine, runs) = stopwatch::timed(choice.for_bundle(bundle.digest()).start()?, is_portable);
+    Ok((load_on(bundle, &*engine)?, runs))
+}
+
+/// [`load_policy`] with an engine that keeps at most `sets` sets of inputs of every graph: calibration data.
+///
+/// # Errors
+/// As [`load_policy`].
+pub fn load_policy_capturing(
+    bundle: &Bundle,
+    choice: EngineChoice,
+    sets: usize,
+) -> Result<(Loaded, Arc<Mutex<Captured>>), LoadError> {
+    let (engine, captured) = Capturing::new(choice.for_bundle(bundle.digest()).start()?, sets);
+    Ok((load_on(bundle, &engine)?, captured))
+}
+
+fn load_on(bundle: &Bundle, engine: &dyn Engine) -> Result<Loaded, LoadError> {
     let spec = bundle.spec();
-    let engine = choice.for_bundle(bundle.digest()).start()?;
     let description = engine.description();
     let tolerance = spec.engines.get(description.name).copied().ok_or_else(|| LoadError::Undeclared {
         engine: description.name,
         declared: spec.engines.keys().cloned().collect(),
     })?;
-    let mut policy = families::load(bundle, &*engine)?;
+    let mut policy = families::load(bundle, engine)?;
     let placements = engine.placements();
     check_shares(spec, description.name, &placements)?;
     let golden = replay_golden(bundle, &mut *policy, description.name, tolerance)?;
@@ -217,6 +253,16 @@ pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, Load
     let precision = spec.precision.name();
     let engine = EngineInfo { name, version, library, providers, placements, skipped, precision };
     Ok(Loaded { policy, engine, golden })
+}
+
+/// The inputs of a bundle's golden samples, images at model resolution.
+///
+/// # Errors
+/// [`BundleError::Array`] naming the array.
+pub fn golden_inputs(bundle: &Bundle) -> Result<Vec<OpenLoopInputs>, BundleError> {
+    let arrays = Arrays::from_npz(bundle.file(GOLDEN_FILE)?, GOLDEN_FILE)?;
+    let samples = GoldenSample::read_all(&arrays, bundle.spec())?;
+    Ok(samples.iter().map(|golden| OpenLoopInputs::from_golden(golden, bundle.spec())).collect())
 }
 
 /// Refuses a graph of which a provider holds less than the bundle demands.

@@ -29,7 +29,7 @@ impl MemoryBound {
         // Weights beside the graphs may be stored as 16-bit floats and widened; every graph may hold its own copy.
         let weights = inside + 2 * external * graphs.len() as u64;
         let kv = match spec.family {
-            FamilySpec::Pi0Fast(rules) | FamilySpec::Bins(rules) => {
+            FamilySpec::Pi0Fast(rules) | FamilySpec::Bins(rules) | FamilySpec::OpenVla(rules) => {
                 let m = rules.prefix.model;
                 keys_and_values(m.layers, m.kv_heads, m.head_dim, rules.slab)
             }
@@ -40,7 +40,7 @@ impl MemoryBound {
             FamilySpec::SmolVla(rules) | FamilySpec::Pi0(rules) | FamilySpec::Pi05(rules) => {
                 keys_and_values(rules.layers, rules.kv_heads, rules.head_dim, rules.prefix)
             }
-            FamilySpec::Diffusion(_) | FamilySpec::Act => 0,
+            FamilySpec::Diffusion(_) | FamilySpec::Act | FamilySpec::OpenVlaOft(_) => 0,
         };
         Self { weights, kv, workspace }
     }

@@ -150,9 +150,9 @@ fn without(text: &str, start: &str) -> String {
 #[test]
 fn a_family_strategy_or_engine_that_is_not_there_is_refused_by_name() {
     let copy = Copy::new();
-    copy.set("family", "\"openvla\"");
+    copy.set("family", "\"gr00t\"");
     let error = refusal(&copy).to_string();
-    assert!(error.contains("family = openvla") && error.contains("pi0_fast, bins, flow"), "{error}");
+    assert!(error.contains("family = gr00t") && error.contains("pi0_fast, bins, flow"), "{error}");
     let copy = Copy::new();
     copy.set("family", "\"flow\"");
     assert!(refusal(&copy).to_string().contains("[decoding] = given"));

@@ -1,7 +1,8 @@
 //! One conformance suite, every family of somebody else's checkpoints, every engine.
 //!
-//! The bundles in `bundles/` were exported from LeRobot policies with random weights (`export/tests/make_fixtures.py`
-//! says how), so their golden outputs are LeRobot's own.
+//! The bundles in `bundles/` were exported from policies with random weights (`export/tests/make_fixtures.py` says how).
+//! The golden outputs of `lerobot_*` are LeRobot's own, those of `openpi_pi0` LeRobot's port of it, those of
+//! `openpi_pi0_fast` and `openvla*` an own reading of the published code.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,13 +19,18 @@ use endplate_policies::{
     OpenLoopInputs, OutputFault, Policy, PolicyError, Resize, StopReason, infer_open_loop, load_policy,
 };
 
-const BUNDLES: [&str; 6] = [
+const BUNDLES: [&str; 11] = [
     "lerobot_act",
     "lerobot_diffusion_ddim",
     "lerobot_diffusion_ddpm",
     "lerobot_smolvla",
     "lerobot_pi0",
     "lerobot_pi05",
+    "lerobot_pi0_fast",
+    "openpi_pi0",
+    "openpi_pi0_fast",
+    "openvla",
+    "openvla_oft",
 ];
 
 fn path(name: &str) -> PathBuf {
@@ -122,7 +128,8 @@ fn every_family_gives_the_rows_of_the_framework_that_trained_it() {
         assert_eq!(scene.infer(policy, unlimited()).unwrap().rows(), chunk.rows(), "{what}: the same bits twice");
         assert_eq!(infer_open_loop(policy, &scene.inputs).unwrap().chunk.rows(), chunk.rows(), "{what}: open loop");
         assert_eq!(chunk.epoch(), Epoch(3));
-        assert!(policy.tokens().is_empty());
+        let tokens = scene.golden.contains("tokens_0").then(|| scene.golden.ids("tokens_0").unwrap());
+        assert_eq!(policy.tokens(), tokens.unwrap_or_default(), "{what}: token for token");
         policy.check_instruction("fold the shirt").unwrap();
     });
 }
@@ -183,6 +190,8 @@ fn a_budget_of_one_nanosecond_less_than_the_modelled_cost_is_exceeded() {
     everywhere(|what, scene, policy| {
         let within =
             |budget| Budget { start: Instant::ZERO, deadline: Instant::ZERO.saturating_add(budget), clock: None };
+        // A family of tokens expects as many as last time, and the most there may be before.
+        scene.infer(policy, unlimited()).unwrap();
         let cost = policy.modelled_cost();
         scene.infer(policy, within(cost)).unwrap();
         let error = scene.infer(policy, within(cost - Duration::from_nanos(1))).unwrap_err();
@@ -203,7 +212,8 @@ fn observations_that_do_not_fit_are_refused_by_what_is_wrong() {
     everywhere(|what, mut scene, policy| {
         let resampled = scene.bundle.spec().cameras[0].resize != Resize::None;
         for (break_it, words) in breaks {
-            if resampled && words.contains("2×2") {
+            let of_another_camera = scene.bundle.spec().cameras.len() == 1 && ["1 frames", "slot 1"].contains(&words);
+            if of_another_camera || (resampled && words.contains("2×2")) {
                 continue;
             }
             let mut broken = Scene::new(what.split(' ').next().unwrap());
@@ -274,6 +284,9 @@ fn golden_replay_notices_a_weight_a_statistic_and_exchanged_cameras() {
         }
 
         // The two cameras change places.
+        if Bundle::open(BundleSource::Directory(path(name))).unwrap().spec().cameras.len() == 1 {
+            continue;
+        }
         let copy = Copy::of(&path(name));
         copy.edit(|t| t.replace("\"wrist\"", "\"?\"").replace("\"front\"", "\"wrist\"").replace("\"?\"", "\"front\""));
         for error in refusals(&copy) {

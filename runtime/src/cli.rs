@@ -2,29 +2,53 @@
 
 pub mod bench;
 pub mod bundle;
+pub mod calibrate;
+#[cfg(feature = "mcap")]
+pub mod capture;
 pub mod check;
+#[cfg(feature = "mcap")]
+pub mod compare;
 #[cfg(feature = "sim")]
 pub mod complete;
 #[cfg(feature = "sim")]
 pub mod dataset;
+#[cfg(feature = "serial")]
+pub mod devices;
 pub mod doctor;
 #[cfg(feature = "ort")]
 mod doctor_nvidia;
+mod doctor_robot;
 pub mod error;
 #[cfg(feature = "sim")]
 pub mod evaluate;
+pub mod feasibility;
 #[cfg(feature = "sim")]
 pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
+mod joint_order;
+#[cfg(feature = "sim")]
 pub mod pilot;
+#[cfg(feature = "serial")]
+pub mod real;
+#[cfg(feature = "mcap")]
+mod recorded;
 #[cfg(feature = "mcap")]
 pub mod replay;
+#[cfg(feature = "sim")]
 pub mod report;
 pub mod run;
+#[cfg(feature = "serial")]
+pub mod servo;
+#[cfg(all(feature = "sim", feature = "serial", unix))]
+pub mod sim_bus;
 #[cfg(feature = "sim")]
 pub mod simulation;
+pub mod startup;
 pub mod statistics;
+pub mod stop;
+#[cfg(feature = "sim")]
+pub mod supervision;
 pub mod tokenize;
 #[cfg(feature = "sim")]
 pub mod view;

@@ -4,14 +4,14 @@
 //! filters and writes. It never allocates, locks, blocks, formats or logs once active; what is worth telling goes into
 //! a preallocated ring of [`Event`]s that another thread reads.
 
-use crate::metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Rung, Samples};
+use crate::metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Provenance, Rung, Samples};
 use crate::record::TickRecord;
 use crate::retimer::Retimer;
 use crate::scheduler::{ChunkRefusal, ChunkScheduler, MAX_ROWS, PlayRules};
 use core::time::Duration;
 use endplate_hal::{
-    BusError, CommandMode, CommandSink, HeldCause, Instant, JointCommand, JointState, JointVec, Limit, MAX_JOINTS,
-    MotionTime, Robot, RobotSpec, SafeCommand, SafetyError, SafetyFilter, StateRing, StopCategory, Verdict,
+    BusError, Clock, CommandMode, CommandSink, HeldCause, Instant, JointCommand, JointState, JointVec, Limit,
+    MAX_JOINTS, MotionTime, Robot, RobotSpec, SafeCommand, SafetyError, SafetyFilter, StateRing, StopCategory, Verdict,
 };
 use endplate_policies::{ActionChunk, Epoch};
 
@@ -97,6 +97,8 @@ pub struct Tick {
     pub cause: Option<Cause>,
     /// Capture to command, on the first command that follows from a new chunk.
     pub camera_to_command: Option<Duration>,
+    /// Where the command comes from; `None` while braking, holding or stopped.
+    pub provenance: Option<Provenance>,
     /// Periods by rung so far.
     pub ladder: LadderCounts,
 }
@@ -229,6 +231,7 @@ pub struct ControlLoop {
     failed_writes: u32,
     torque_off_done: bool,
     newest_used: u64,
+    provenance: Option<Provenance>,
     counts: ControlCounts,
     events: Option<rtrb::Producer<Event>>,
     records: Option<rtrb::Producer<TickRecord>>,
@@ -261,6 +264,7 @@ impl ControlLoop {
             failed_writes: 0,
             torque_off_done: false,
             newest_used: 0,
+            provenance: None,
             counts: ControlCounts::new(),
             events: None,
             records: None,
@@ -363,7 +367,8 @@ impl ControlLoop {
         if self.latched.is_none() || !self.filter.motion().is_at_rest() {
             return Ok(false);
         }
-        if self.torque_off_done {
+        // A bus that was lost and found has its torque off.
+        if self.torque_off_done || self.latched == Some(Cause::BusLost) {
             let state = self.robot.read(now).map_err(LifecycleError::Read)?;
             self.filter.restart(&state.position_rad).map_err(LifecycleError::Start)?;
             self.robot.set_torque(now, true).map_err(LifecycleError::Torque)?;
@@ -426,12 +431,15 @@ impl ControlLoop {
         }
         let stop = self.reason_to_stop(now, inbox, &mut causes);
         let (command, verdict, rung) = self.command(now, stop, &mut causes);
+        let command = command.from_frame(self.provenance_on(rung).map(|provenance| provenance.trace.frame));
         self.write(now, &command, &mut causes);
         self.finish(now, command, verdict, rung, stop, &causes)
     }
 
     fn read_state(&mut self, now: Instant, causes: &mut Causes) {
         match self.robot.read(now) {
+            Err(BusError::Implausible { servo }) => causes.note(Cause::StateImplausible, Some(servo)),
+            Err(BusError::Unhealthy { servo, .. }) => causes.note(Cause::ServoFault, Some(servo)),
             Err(_) => causes.note(Cause::StateRead, None),
             Ok(state) => self.judge_state(now, &state, causes),
         }
@@ -471,7 +479,7 @@ impl ControlLoop {
     fn take_chunk(&mut self, now: Instant, inbox: &Inbox, causes: &mut Causes) {
         let Some(chunk) = inbox.chunk else { return };
         match self.scheduler.offer(now, self.motion, chunk) {
-            Ok(()) => {}
+            Ok(()) => self.provenance = Some(Provenance { trace: *chunk.trace(), scheduled: now }),
             Err(ChunkRefusal::Epoch) => causes.note(Cause::ChunkEpoch, None),
             Err(ChunkRefusal::Stale { .. } | ChunkRefusal::Spent) => causes.note(Cause::ChunkStale, None),
             Err(ChunkRefusal::Malformed) => causes.note(Cause::OutputRefused, None),
@@ -485,6 +493,9 @@ impl ControlLoop {
             return Some(cause);
         }
         let control = &self.spec.control;
+        if causes.has(Cause::ServoFault) {
+            return Some(Cause::ServoFault);
+        }
         let age = self.states.newest().map_or(Duration::MAX, |state| now.duration_since(state.stamp));
         if age > control.state_max_age {
             causes.note(Cause::StateStale, None);
@@ -543,6 +554,11 @@ impl ControlLoop {
             _ => Rung::Decelerated,
         };
         (command, verdict, rung)
+    }
+
+    /// Where a command of this rung comes from: only rows of a chunk come from a frame.
+    fn provenance_on(&self, rung: Rung) -> Option<Provenance> {
+        self.provenance.filter(|_| matches!(rung, Rung::Fresh | Rung::Continued))
     }
 
     fn write(&mut self, now: Instant, command: &SafeCommand, causes: &mut Causes) {
@@ -610,7 +626,8 @@ impl ControlLoop {
             let kept = records.push(TickRecord { now, state, command, rung, cause, captured }).is_ok();
             self.counts.records_dropped += u64::from(!kept);
         }
-        Some(Tick { command, rung, verdict, cause, camera_to_command, ladder: self.counts.ladder })
+        let provenance = self.provenance_on(rung);
+        Some(Tick { command, rung, verdict, cause, camera_to_command, provenance, ladder: self.counts.ladder })
     }
 
     fn tell(&mut self, event: Event) {
@@ -632,6 +649,16 @@ impl ControlLoop {
         snapshot.motion.clear();
         snapshot.motion.extend_from_slice(&self.history);
         snapshot.rows = self.scheduler.remaining(self.motion, &mut snapshot.committed);
+    }
+
+    /// Whether the robot has a cycle that can set the pace.
+    pub fn robot_sets_the_pace(&self) -> bool {
+        self.robot.sets_the_pace()
+    }
+
+    /// Waits for the robot's next cycle, until `until` at the latest; whether it came.
+    pub fn wait_for_cycle(&mut self, clock: &dyn Clock, until: Instant) -> bool {
+        self.robot.wait_for_cycle(clock, until)
     }
 
     /// Measured joint positions, `[D]` rad, at the newest state.

@@ -3,6 +3,7 @@
 //! [`simulated`] runs everything on one thread in simulated time, with a latency model for inference, and replays bit
 //! for bit. [`realtime`] runs camera, inference and control threads on the machine's clock.
 
+pub mod control_thread;
 pub mod realtime;
 pub mod simulated;
 
@@ -87,7 +88,7 @@ pub fn camera_loops(cameras: Vec<Box<dyn Camera>>, black: bool) -> (Vec<CameraLo
 }
 
 impl CameraLoop {
-    /// Looks for a new frame. A failed read is counted and the old frame grows older, as it does when the driver hands
+    /// Looks for a new frame; images cross by trading buffers, nothing is copied. A failed read is counted and the old frame grows older, as it does when the driver hands
     /// the same sequence number out again under a fresh stamp.
     pub fn step(&mut self, now: Instant) {
         match self.camera.capture(now, &mut self.scratch) {
@@ -96,10 +97,15 @@ impl CameraLoop {
             Ok(true) => {
                 self.last_sequence = self.scratch.sequence;
                 self.counts.frames += 1;
-                self.frames.slot().copy_from(&self.scratch);
+                // The buffers change hands; the camera keeps knowing what it handed out last.
+                let (captured, available, sequence) =
+                    (self.scratch.captured, self.scratch.available, self.scratch.sequence);
+                std::mem::swap(self.frames.slot(), &mut self.scratch);
                 self.frames.publish();
-                self.health.captured.store(self.scratch.captured.as_nanos(), Ordering::Release);
-                self.health.sequence.store(self.scratch.sequence, Ordering::Release);
+                (self.scratch.captured, self.scratch.available, self.scratch.sequence) =
+                    (captured, available, sequence);
+                self.health.captured.store(captured.as_nanos(), Ordering::Release);
+                self.health.sequence.store(sequence, Ordering::Release);
             }
             Err(CameraError::Disconnected | CameraError::WrongSize { .. } | CameraError::Io { .. }) => {
                 self.counts.errors += 1;
@@ -128,7 +134,7 @@ impl CameraBank {
     pub fn refresh(&mut self) -> &[Frame] {
         for (reader, frame) in self.readers.iter_mut().zip(&mut self.frames) {
             if reader.update() {
-                frame.copy_from(reader.value());
+                std::mem::swap(frame, reader.slot());
                 if self.black {
                     frame.data.fill(0);
                 }
@@ -145,10 +151,9 @@ impl CameraWatch {
     /// Does not allocate, lock or wait.
     pub fn read(&self, health: &mut [CameraHealth]) {
         for (out, shared) in health.iter_mut().zip(&self.0) {
-            *out = CameraHealth {
-                captured: Instant::from_nanos(shared.captured.load(Ordering::Acquire)),
-                sequence: shared.sequence.load(Ordering::Acquire),
-            };
+            // The writer stores the stamp first: whoever sees a sequence number sees its stamp, or a newer one.
+            let sequence = shared.sequence.load(Ordering::Acquire);
+            *out = CameraHealth { captured: Instant::from_nanos(shared.captured.load(Ordering::Acquire)), sequence };
         }
     }
 

@@ -7,10 +7,10 @@ use crate::control::ControlSnapshot;
 use crate::metrics::{Cause, CauseCounts, Samples};
 use crate::record::{InferenceTap, Inferred};
 use core::time::Duration;
-use endplate_hal::{Clock, Frame, Instant};
+use endplate_hal::{Clock, Frame, FrameStamp, Instant};
 use endplate_policies::{
     ActionChunk, Anchor, Budget, Committed, Epoch, Observation, OutputFault, Policy, PolicyError, PolicySpec,
-    StopReason,
+    StopReason, Trace,
 };
 use std::collections::BTreeMap;
 
@@ -223,14 +223,17 @@ impl InferenceLoop {
             instruction: &self.instruction,
             anchor: Anchor { motion, captured: oldest },
         };
+        let observed = clock.map_or(now, Clock::now);
         let (rows, _) = snapshot.committed(self.policy.spec().actions.dims().len());
         let committed = Committed { rows, delay_rows: 0, weights: &[], epoch: self.epoch };
         let budget = Budget { start: now, deadline: now.saturating_add(self.budget), clock };
         let result = self.policy.infer(&observation, &committed, budget, &mut self.chunk);
+        let inferred = clock.map_or(now, Clock::now);
+        let frame = FrameStamp::oldest(frames).unwrap_or_default();
+        self.chunk.set_trace(Trace { frame, observed, inferred });
         if let Some(tap) = &mut self.tap {
             let result = result.as_ref().map(|stop| (*stop, &self.chunk));
-            let at = clock.map_or(now, Clock::now);
-            tap.inferred(&Inferred { now: at, observation: &observation, result, tokens: self.policy.tokens() });
+            tap.inferred(&Inferred { now: inferred, observation: &observation, result, tokens: self.policy.tokens() });
         }
         result.map_err(|error| Refusal::policy(&error))
     }

@@ -9,13 +9,20 @@ mod crossing;
 pub mod drive;
 mod fault;
 mod inference;
+pub mod joint_order;
 mod metrics;
+pub mod power;
+pub mod prometheus;
 pub mod realtime;
 mod record;
 #[cfg(feature = "mcap")]
 pub mod recorder;
 mod retimer;
+#[cfg(feature = "serial")]
+pub mod robot;
 mod scheduler;
+pub mod signals;
+pub mod watchdog;
 
 pub use control::{
     CameraHealth, ControlCounts, ControlLoop, ControlSnapshot, Event, Inbox, Lifecycle, LifecycleError, Tick,
@@ -23,7 +30,10 @@ pub use control::{
 pub use crossing::{Reader, Writer, triple_buffer};
 pub use fault::{FaultPlan, FaultWindow, RuntimeFault};
 pub use inference::{InferenceCounts, InferenceLoop, STAGES, StepOutcome};
-pub use metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Percentiles, Rung, Samples};
+pub use metrics::{
+    BUDGET_STAGES, BudgetAccount, BudgetReport, Cause, CauseCounts, CommandDigest, CommandStamps, LadderCounts,
+    Percentiles, Provenance, Rung, Samples, StampReader, StampWriter, Windowed, stamp_ring,
+};
 pub use record::{InferenceTap, Inferred, TickRecord};
 pub use retimer::Retimer;
 pub use scheduler::{ChunkRefusal, ChunkScheduler, MAX_ROWS, PlayRules, Reference};

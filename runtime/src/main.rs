@@ -25,6 +25,8 @@ enum Command {
     Evaluate(Box<cli::evaluate::EvaluateArguments>),
     /// Validate a robot description and a bundle together; nothing moves.
     Check(cli::check::CheckArguments),
+    /// Do what can be done for a robot whose process is gone: for systemd's `ExecStopPost=`.
+    Stop(cli::stop::StopArguments),
     /// Say what this machine, its engines and a bundle can do: one line each, with the fix.
     Doctor(cli::doctor::DoctorArguments),
     /// Run a bundle open loop on recorded inputs: `.npz` in, `.npz` out.
@@ -32,29 +34,56 @@ enum Command {
     /// Run a bundle on the observations of a recording and compare with what was answered then.
     #[cfg(feature = "mcap")]
     Replay(cli::replay::ReplayArguments),
+    /// Write what goes into the graphs of a bundle on the observations of a recording: calibration data.
+    #[cfg(feature = "mcap")]
+    Capture(cli::capture::CaptureArguments),
+    /// Compare two bundles, or two engines, on the observations of a recording: actions, tokens, speed.
+    #[cfg(feature = "mcap")]
+    Compare(cli::compare::CompareArguments),
+    /// Calibrate servos, cameras and latencies, and check calibrations.
+    #[command(subcommand)]
+    Calibrate(cli::calibrate::CalibrateCommand),
     /// Encode and decode action chunks: JSON lines on standard input and output.
     #[command(subcommand)]
     Tokenize(cli::tokenize::TokenizeCommand),
     /// Measure: tables with p50, p99, p99.9 and max.
     Bench(cli::bench::BenchArguments),
+    /// Find servos on a bus, read them, and set their ids and baud rates.
+    #[cfg(feature = "serial")]
+    #[command(subcommand)]
+    Servo(cli::servo::ServoCommand),
+    /// Emulate hardware for any driver: a servo bus on a pseudo-terminal.
+    #[cfg(all(feature = "sim", feature = "serial", unix))]
+    Sim(cli::sim_bus::SimBusArguments),
     /// Record expert episodes and fit statistics and tokenizer: what the trainer reads.
     #[cfg(feature = "sim")]
     Dataset(cli::dataset::DatasetArguments),
 }
 
 fn main() -> ExitCode {
+    cli::startup::begin();
     let arguments = Arguments::parse();
     let result = match arguments.command.unwrap_or_else(|| Command::Run(Box::default())) {
         Command::Run(arguments) => cli::run::run(&arguments),
         #[cfg(feature = "sim")]
         Command::Evaluate(arguments) => cli::evaluate::evaluate(&arguments),
         Command::Check(arguments) => cli::check::check(&arguments),
+        Command::Stop(arguments) => cli::stop::stop(&arguments),
         Command::Doctor(arguments) => cli::doctor::doctor(&arguments),
         Command::Infer(arguments) => cli::infer::infer(&arguments),
         #[cfg(feature = "mcap")]
         Command::Replay(arguments) => cli::replay::replay(&arguments),
+        #[cfg(feature = "mcap")]
+        Command::Capture(arguments) => cli::capture::capture(&arguments),
+        #[cfg(feature = "mcap")]
+        Command::Compare(arguments) => cli::compare::compare(&arguments),
+        Command::Calibrate(command) => cli::calibrate::calibrate(&command),
         Command::Tokenize(command) => cli::tokenize::tokenize(&command),
         Command::Bench(arguments) => cli::bench::bench(&arguments),
+        #[cfg(feature = "serial")]
+        Command::Servo(command) => cli::servo::servo(&command),
+        #[cfg(all(feature = "sim", feature = "serial", unix))]
+        Command::Sim(arguments) => cli::sim_bus::sim_bus(&arguments),
         #[cfg(feature = "sim")]
         Command::Dataset(arguments) => cli::dataset::dataset(&arguments),
     };

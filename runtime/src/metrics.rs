@@ -1,5 +1,13 @@
 //! What a run measures: latency samples, ladder counts, fault counts, the digest of every command.
 
+mod budget;
+mod histogram;
+
+pub use budget::{
+    BUDGET_STAGES, BudgetAccount, BudgetReport, CommandStamps, Provenance, StampReader, StampWriter, stamp_ring,
+};
+pub use histogram::{WINDOW, Windowed};
+
 use core::time::Duration;
 use endplate_hal::{Instant, SafeCommand};
 use serde::Serialize;
@@ -100,11 +108,13 @@ pub enum Cause {
     StateHistory,
     /// A device's stamps stepped: into the future, or back.
     ClockStep,
+    /// A servo is beyond a declared threshold of temperature, load or voltage, or raises an alarm.
+    ServoFault,
 }
 
 impl Cause {
     /// Every cause, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ChunkLate,
         Self::NoRows,
         Self::CameraStale,
@@ -126,6 +136,7 @@ impl Cause {
         Self::Estop,
         Self::StateHistory,
         Self::ClockStep,
+        Self::ServoFault,
     ];
 
     /// The name used in JSON and logs.
@@ -152,6 +163,7 @@ impl Cause {
             Self::Estop => "estop",
             Self::StateHistory => "state_history",
             Self::ClockStep => "clock_step",
+            Self::ServoFault => "servo_fault",
         }
     }
 }

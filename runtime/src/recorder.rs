@@ -5,7 +5,7 @@
 //! | `/joint_states` | `sensor_msgs/msg/JointState` (CDR): measured rad and rad/s | every control period |
 //! | `/joint_commands` | the same: the positions sent | every control period |
 //! | `/<camera>/image_raw` | `sensor_msgs/msg/Image` (CDR, `rgb8`) | every observation a policy was given |
-//! | `/endplate/ladder` | JSON: rung, cause, capture time of the frame a command follows from | when one of them changes |
+//! | `/endplate/ladder` | JSON: rung, cause, and the frame a command follows from (camera, sequence number, capture time) | when one of them changes |
 //! | `/endplate/inference` | JSON: instruction, joints, tokens, rows and stage times, or why the answer was refused | every inference |
 //!
 //! Times are nanoseconds: of the Unix epoch on a real clock, of the simulation in simulated time. Loops never wait for
@@ -14,7 +14,7 @@
 use crate::metrics::{Cause, Rung};
 use crate::record::{InferenceTap, Inferred, TickRecord};
 use core::time::Duration;
-use endplate_hal::Instant;
+use endplate_hal::{FrameStamp, Instant};
 use endplate_ros2::message::{IMAGE, ImageView, JOINT_STATE, JointStateView, MessageError, Stamp};
 use endplate_ros2::message::{image_capacity, joint_state_capacity};
 use mcap::records::{MessageHeader, Metadata};
@@ -197,7 +197,7 @@ pub struct Recorder {
     ticks: rtrb::Consumer<TickRecord>,
     answers: mpsc::Receiver<Answer>,
     answers_dropped: Arc<AtomicU64>,
-    last: Option<(Rung, Option<Cause>, Option<Instant>)>,
+    last: Option<Present>,
     buffer: Vec<u8>,
 }
 
@@ -209,16 +209,23 @@ pub struct RecorderEnds {
     pub tap: Box<dyn InferenceTap>,
 }
 
+/// What a line about the ladder is written for when it changes.
+type Present = (Rung, Option<Cause>, Option<Instant>, Option<FrameStamp>);
+
 #[derive(Serialize)]
 struct LadderLine {
     rung: String,
     cause: Option<&'static str>,
     /// Capture time of the frame the command follows from, ns.
     frame_captured_ns: Option<u64>,
+    /// Its camera, by slot, and its sequence number.
+    frame_camera: Option<u8>,
+    frame_sequence: Option<u64>,
 }
 
 const LADDER_SCHEMA: &str = r#"{"title": "endplate.Ladder", "type": "object", "properties": {"rung": {"type": "string"},
-"cause": {"type": ["string", "null"]}, "frame_captured_ns": {"type": ["integer", "null"]}}}"#;
+"cause": {"type": ["string", "null"]}, "frame_captured_ns": {"type": ["integer", "null"]},
+"frame_camera": {"type": ["integer", "null"]}, "frame_sequence": {"type": ["integer", "null"]}}}"#;
 const INFERENCE_SCHEMA: &str = r#"{"title": "endplate.Inference", "type": "object", "properties": {
 "instruction": {"type": "string"}, "state_rad": {"type": "array", "items": {"type": "number"}},
 "captured_ns": {"type": "integer"}, "frames_ns": {"type": "array", "items": {"type": "integer"}},
@@ -358,13 +365,16 @@ impl Recorder {
         let length = view.encode(&mut buffer)?;
         self.write(|this| &mut this.commands, at, at, &buffer[..length])?;
         self.buffer = buffer;
-        let present = (tick.rung, tick.cause, tick.captured);
+        let source = tick.command.source();
+        let present = (tick.rung, tick.cause, tick.captured, source);
         if self.last != Some(present) {
             self.last = Some(present);
             let line = LadderLine {
                 rung: format!("{:?}", tick.rung).to_lowercase(),
                 cause: tick.cause.map(Cause::name),
                 frame_captured_ns: tick.captured.map(|captured| unix_nanos(self.options.epoch, captured)),
+                frame_camera: source.map(|frame| frame.camera),
+                frame_sequence: source.map(|frame| frame.sequence),
             };
             let json = serde_json::to_vec(&line).unwrap_or_default();
             self.write(|this| &mut this.ladder, at, at, &json)?;

@@ -7,6 +7,8 @@ mod mjcf_camera;
 mod npy;
 mod rng;
 
+#[cfg(unix)]
+pub mod bus;
 pub mod dataset;
 pub mod expert;
 pub mod fault;

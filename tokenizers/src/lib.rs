@@ -63,6 +63,6 @@ pub use fast::{
 pub use normalise::{NormaliseError, QuantileForm, QuantileNormaliser};
 pub use prompt::{
     ACTION_END, ACTION_PREFIX, AnswerError, PromptForm, QwenMap, action_from_paligemma, discretise_state,
-    discretise_state_clamped, extract_action_ids, fast_prefix, paligemma_from_action, pi05_prompt,
+    discretise_state_clamped, extract_action_ids, fast_prefix, openvla_prompt, paligemma_from_action, pi05_prompt,
 };
 pub use text::{PromptError, PromptTokenizer};

@@ -53,7 +53,7 @@ fn joined(bins: &[i32]) -> String {
 /// | | openpi π0-FAST | LeRobot π0-FAST | π0.5 |
 /// |---|---|---|---|
 /// | prompt | `<bos>` + `Task: …, State: …;\n` | the same, padded to 200, then a second `<bos>` | `<bos>` + `Task: …, State: …;\nAction: ` |
-/// | instruction | lower case | lower case | case kept |
+/// | instruction | lower case | case kept, line feeds as spaces | case kept |
 /// | answer | `Action: ` + ids + `\|` + `<eos>` | `Action: ` + ids + `\|` | none: a flow head |
 /// | position of answer token t | length + t **+ 1** | contiguous | – |
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
@@ -70,7 +70,10 @@ impl PromptForm {
     /// Text between the first `<bos>` and the answer; `bins` are the [`discretise_state`] of each state value.
     pub fn prompt(self, instruction: &str, bins: &[i32]) -> String {
         match self {
-            Self::OpenPiFast | Self::LeRobotFast => fast_prefix(instruction, bins),
+            Self::OpenPiFast => fast_prefix(instruction, bins),
+            Self::LeRobotFast => {
+                format!("Task: {}, State: {};\n", instruction.trim().replace(['_', '\n'], " "), joined(bins))
+            }
             Self::Pi05 => pi05_prompt(instruction, bins),
         }
     }
@@ -111,6 +114,12 @@ impl PromptForm {
 /// case kept.
 pub fn pi05_prompt(instruction: &str, bins: &[i32]) -> String {
     format!("Task: {}, State: {};\n{ACTION_PREFIX}", instruction.trim().replace('_', " "), joined(bins))
+}
+
+/// OpenVLA's prompt (`vla-scripts/deploy.py`), in lower case; the instruction's outer blanks are left out, since they are
+/// no word.
+pub fn openvla_prompt(instruction: &str) -> String {
+    format!("In: What action should the robot take to {}?\nOut:", instruction.to_lowercase().trim())
 }
 
 /// FAST ids at the end of a Qwen vocabulary: FAST id `a` is `last − a`, as UniVLA places them (`last` = 151642).
@@ -243,8 +252,15 @@ mod tests {
     fn pi05_keeps_the_case_and_asks_for_the_action() {
         let text = PromptForm::Pi05.prompt(" Pick_up the RED cup ", &[-1, 255]);
         assert_eq!(text, "Task: Pick up the RED cup, State: -1 255;\nAction: ");
-        let text = PromptForm::LeRobotFast.prompt(" Pick_up the RED cup ", &[0]);
+        // LeRobot 0.6.1, `processor_pi0_fast.py`.
+        let text = PromptForm::LeRobotFast.prompt(" Pick_up\nthe RED cup ", &[0]);
+        assert_eq!(text, "Task: Pick up the RED cup, State: 0;\n");
+        let text = PromptForm::OpenPiFast.prompt(" Pick_up the RED cup ", &[0]);
         assert_eq!(text, "Task: pick up the red cup, State: 0;\n");
+        assert_eq!(
+            openvla_prompt(" Pick up the RED cup"),
+            "In: What action should the robot take to pick up the red cup?\nOut:"
+        );
         let position = |form: PromptForm| form.answer_position(10, 2);
         assert_eq!([PromptForm::OpenPiFast, PromptForm::LeRobotFast].map(position), [13, 12]);
         assert_eq!([-2.0, -1.0, 5.0].map(discretise_state_clamped), [0, 0, 255]);

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use thiserror::Error;
 use tokenizers::Tokenizer;
 
+use crate::fast::byte_to_char;
+
 /// Why prompt text has no ids. Not on the control path: text is encoded when a task begins.
 #[derive(Debug, Error)]
 pub enum PromptError {
@@ -16,8 +18,10 @@ pub enum PromptError {
         /// What is wrong.
         reason: String,
     },
-    /// The file names no unknown token, so words outside the vocabulary would vanish.
-    #[error("{label}: model.unk_token is not a token of the vocabulary; unknown words could not be told apart")]
+    /// The file names no unknown token and does not spell every byte, so words outside the vocabulary would vanish.
+    #[error(
+        "{label}: model.unk_token is not a token of the vocabulary and not every byte has one; unknown words could not be told apart"
+    )]
     NoUnknownToken {
         /// Name of the file.
         label: String,
@@ -49,7 +53,8 @@ pub enum PromptError {
 #[derive(Clone, Debug)]
 pub struct PromptTokenizer {
     tokenizer: Tokenizer,
-    unknown: u32,
+    /// `None` for a byte-level tokenizer, which can spell everything.
+    unknown: Option<u32>,
     special: BTreeSet<u32>,
     /// Plain words of the vocabulary (with a letter in them), sorted.
     words: Vec<String>,
@@ -73,8 +78,10 @@ impl PromptTokenizer {
             (Some(token), _) => tokenizer.token_to_id(token),
             (None, Some(id)) => u32::try_from(id).ok().filter(|&id| tokenizer.id_to_token(id).is_some()),
             (None, None) => None,
+        };
+        if unknown.is_none() && !spells_every_byte(&json) {
+            return Err(PromptError::NoUnknownToken { label: label.to_owned() });
         }
-        .ok_or_else(|| PromptError::NoUnknownToken { label: label.to_owned() })?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| refuse(error.to_string()))?;
         let special: BTreeSet<u32> =
@@ -82,7 +89,7 @@ impl PromptTokenizer {
         let mut words: Vec<String> = tokenizer
             .get_vocab(false)
             .into_iter()
-            .filter(|(word, id)| !special.contains(id) && *id != unknown && word.chars().any(char::is_alphabetic))
+            .filter(|(word, id)| !special.contains(id) && Some(*id) != unknown && word.chars().any(char::is_alphabetic))
             .map(|(word, _)| word)
             .collect();
         words.sort_unstable();
@@ -103,12 +110,12 @@ impl PromptTokenizer {
         for (&id, &(at, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
             let written = || text.get(at..end).unwrap_or_default().to_owned();
             // The text can spell the unknown token itself: that is a special token, not a word.
-            if id == self.unknown && self.tokenizer.token_to_id(&written()) != Some(id) {
+            if Some(id) == self.unknown && self.tokenizer.token_to_id(&written()) != Some(id) {
                 let word = written();
                 let known = self.similar_words(&word);
                 return Err(PromptError::UnknownWord { word, at, known });
             }
-            if id == self.unknown || self.special.contains(&id) {
+            if Some(id) == self.unknown || self.special.contains(&id) {
                 return Err(PromptError::SpecialToken { token: written(), at });
             }
         }
@@ -125,6 +132,12 @@ impl PromptTokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// One past the largest id that [`encode`](Self::encode) can give: special tokens, which it refuses, may lie above.
+    pub fn ids_end(&self) -> usize {
+        let plain = self.tokenizer.get_vocab(true).into_values().filter(|id| !self.special.contains(id));
+        plain.max().map_or(0, |id| id as usize + 1)
+    }
+
     /// Plain words the vocabulary knows, sorted; numbers and punctuation are not listed.
     pub fn words(&self) -> &[String] {
         &self.words
@@ -136,6 +149,18 @@ impl PromptTokenizer {
         by_distance.sort_unstable();
         by_distance.into_iter().take(LISTED).map(|(_, known)| known.clone()).collect()
     }
+}
+
+/// Whether a `tokenizer.json` is a byte-level BPE (GPT-2's printable bytes) whose vocabulary has all 256 of them: then every
+/// text has ids, and none of it vanishes.
+fn spells_every_byte(json: &Value) -> bool {
+    let is_byte_level = |part: &Value| part["type"] == "ByteLevel";
+    let pre = &json["pre_tokenizer"];
+    let inside = pre["pretokenizers"].as_array().is_some_and(|parts| parts.iter().any(is_byte_level));
+    let vocabulary = &json["model"]["vocab"];
+    json["model"]["type"] == "BPE"
+        && (is_byte_level(pre) || inside)
+        && (0..=255u8).all(|byte| vocabulary[byte_to_char(byte).to_string()].is_u64())
 }
 
 /// Levenshtein distance in characters.
@@ -233,6 +258,36 @@ mod tests {
         let got = demonstration(|json| json["model"]["unk_token"] = "missing".into());
         assert!(matches!(got, Err(PromptError::NoUnknownToken { .. })), "{got:?}");
         assert!(matches!(PromptTokenizer::from_bytes(b"{}", "x"), Err(PromptError::Load { .. })));
+    }
+
+    #[test]
+    fn a_byte_level_file_needs_no_unknown_token_but_every_byte() {
+        // The form of SmolVLM2's: digits apart, then GPT-2's bytes.
+        let file = |missing: Option<u8>| {
+            let vocab: serde_json::Map<String, Value> = (0..=255u8)
+                .filter(|byte| Some(*byte) != missing)
+                .map(|byte| (byte_to_char(byte).to_string(), byte.into()))
+                .chain([("th".to_owned(), 256.into()), ("the".to_owned(), 257.into())])
+                .collect();
+            serde_json::json!({
+                "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+                "added_tokens": [{"id": 258, "content": "<image>", "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": true}],
+                "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true},
+                    {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]},
+                "decoder": null,
+                "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                    "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab,
+                    "merges": ["t h", "th e"]}
+            })
+            .to_string()
+        };
+        let tokenizer = PromptTokenizer::from_bytes(file(None).as_bytes(), "x").unwrap();
+        assert_eq!(tokenizer.encode("the é\n").unwrap(), [257, 32, 0xc3, 0xa9, 10]);
+        assert_eq!((tokenizer.vocab_size(), tokenizer.ids_end()), (259, 258));
+        assert!(matches!(tokenizer.encode("a <image>"), Err(PromptError::SpecialToken { at: 2, .. })));
+        let got = PromptTokenizer::from_bytes(file(Some(0xf3)).as_bytes(), "x");
+        assert!(matches!(got, Err(PromptError::NoUnknownToken { .. })), "{got:?}");
     }
 
     #[test]

@@ -8,11 +8,9 @@ nothing behind.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from safetensors.numpy import save_file
 from . import bins, data as datasets
 from .bins import BinError
 from .data import CAMERAS, COLOURS, DIMS, JOINTS, RELATIVE, DatasetError, file_digest
+from .description import dumps
 from .fast import Fast, FastError
 from .flow import LAST_GAP, STEPS, FlowPolicy
 from .graphs import WEIGHTS, Shape, Weights, decoder, denoise, vision, weights_of
@@ -32,7 +31,6 @@ from .replay import BinCodec, BundleError, FastCodec, FlowReplay, Replay, TokenR
 from .text import build_layout, build_tokenizer, prompt_ids, sentence
 from .train import load_checkpoint
 
-QUANTISED = "weights.bin"
 FAMILY = {"fast": "pi0_fast", "bins": "bins", "flow": "flow"}
 TOKENS = {"fast": "FAST action tokens", "bins": "bin action tokens", "flow": "flow matching"}
 EXECUTE = {"fast": 8, "bins": 4, "flow": 8}
@@ -59,69 +57,6 @@ def write_graphs(folder: Path, policy: Trunk, shape: Shape, extra: dict[str, np.
         onnx.checker.check_model(str(folder / f"{name}.onnx"), full_check=True)
 
 
-def quantise_graphs(folder: Path, shape: Shape) -> None:
-    """Replaces prefill and decode by int8 dynamic graphs (per-channel weights) that share ``weights.bin``; vision stays f32."""
-    import logging
-
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logging.getLogger().setLevel(logging.ERROR)  # its advice to pre-process does not apply: the graphs are static already
-    weights = Weights(folder / WEIGHTS)
-    blob, places = bytearray(), {}
-    for name, model in {"prefill": decoder(weights, shape, shape.prefix, 0, inline=True), "decode_k1": decoder(weights, shape, 1, shape.slab, inline=True)}.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            source, result = Path(scratch) / "f32.onnx", Path(scratch) / "int8.onnx"
-            source.write_bytes(model.SerializeToString())
-            quantize_dynamic(source, result, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"])
-            model = onnx.load(result)
-        for tensor in model.graph.initializer:
-            raw = onnx.numpy_helper.to_array(tensor)
-            if raw.nbytes < 64 or raw.dtype == np.int64:
-                continue
-            raw = raw.tobytes()
-            if raw not in places:
-                blob.extend(b"\0" * (-len(blob) % 64))
-                places[raw] = len(blob)
-                blob.extend(raw)
-            for field in ("raw_data", "float_data", "int32_data"):
-                tensor.ClearField(field)
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", QUANTISED), ("offset", str(places[raw])), ("length", str(len(raw)))):
-                tensor.external_data.add(key=key, value=value)
-        (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
-    (folder / QUANTISED).write_bytes(blob)
-    kept = {k: v for k, v in weights.values.items() if k == "embedding" or k.startswith("vision.")}
-    save_file(kept, folder / WEIGHTS)
-    model = vision(Weights(folder / WEIGHTS), shape, keypoint_order())
-    (folder / "vision.onnx").write_bytes(model.SerializeToString())
-    for name in ("vision", "prefill", "decode_k1"):
-        onnx.checker.check_model(str(folder / f"{name}.onnx"))
-
-
-def _toml(value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, float):
-        text = repr(value)
-        return text if any(c in text for c in ".en") else text + ".0"
-    return str(int(value))
-
-
-def policy_toml(values: dict) -> str:
-    """TOML of nested dicts: scalars first, a dict is a table, a list of dicts an array of tables."""
-    lines = [f"{k} = {_toml(v)}" for k, v in values.items() if not isinstance(v, (dict, list))]
-    for name, table in values.items():
-        for one in table if isinstance(table, list) else [table] if isinstance(table, dict) else []:
-            lines += ["", f"[[{name}]]" if isinstance(table, list) else f"[{name}]"]
-            quoted = name == "files"
-            lines += [f"{_toml(k) if quoted else k} = {_toml(v)}" for k, v in one.items()]
-    return "\n".join(lines) + "\n"
-
-
 def write_bundle(args: argparse.Namespace, folder: Path) -> str:
     """Writes and verifies the whole bundle into ``folder``; returns the report. Raises BundleError, DatasetError, FastError."""
     content = load_checkpoint(args.checkpoint)
@@ -138,8 +73,6 @@ def write_bundle(args: argparse.Namespace, folder: Path) -> str:
     config = Config(**content["config"])
     if config != Config.of(layout, family, config.horizon):
         raise BundleError(f"{args.checkpoint}: config does not match the id layout of {data.folder}")
-    if family == "flow" and args.precision != "f32":
-        raise BundleError("--precision int8 is for the families with action tokens")
     plain = policy_from(content).plain()
     longest = max(len(prompt_ids(tokenizer, sentence(p, c), [0] * DIMS)) for p in data.meta["phrases"] for c in COLOURS)
     if longest > args.max_text_tokens:
@@ -164,17 +97,6 @@ def write_bundle(args: argparse.Namespace, folder: Path) -> str:
     if worst["tokens"] or any(not worst[k] <= tolerance[k] for k in tolerance):
         raise BundleError(f"graphs and torch disagree: {report[0]}")
     engines: dict[str, dict] = {"tract": dict(tolerance), "ort": dict(tolerance)}
-    if args.precision == "int8":
-        quantise_graphs(folder, shape)
-        runners = ort_runners(folder, shape.layers)
-        f32_goldens = goldens
-        goldens = golden_samples(replay, runners, data, tokenizer)
-        # What quantisation moved, measured on the f32 goldens, bounds what another kernel may move.
-        moved = compare(replay, f32_goldens, runners)
-        if not math.isfinite(moved["action_rad"]):
-            raise BundleError("int8: a golden chunk that decodes in f32 no longer decodes")
-        report.append(f"int8 against f32: logits {moved['logits']:.2e}, actions {moved['action_rad']:.2e} rad, differing chunks {moved['tokens']} of {len(goldens)}")
-        engines = {"ort": {"visual": TOLERANCE["visual"], "logits": float(f"{max(1.0 * moved['logits'], 0.05):.2g}"), "action_rad": float(f"{max(moved['action_rad'], 0.01):.2g}")}}
     times = replay.measure(runners, goldens[0])
     report.append("one thread, ms: " + ", ".join(f"{k[:-3]} {v:.2f}" for k, v in times.items()))
     budget = {k: float(getattr(args, k) or round(v + 0.005, 2)) for k, v in times.items()}
@@ -201,8 +123,8 @@ def write_bundle(args: argparse.Namespace, folder: Path) -> str:
         "flow": {"flow": {"steps": STEPS, "time": "per_row", "max_prefix_rows": content.get("max_prefix_rows", 0)}},
     }[family]
     description = args.description or f"Picks up the named cube: two 96 x 96 cameras, six joints, {TOKENS[family]}."
-    (folder / "policy.toml").write_text(policy_toml({
-        "format": 1, "name": args.name or f"pick-cube-{family}", "family": FAMILY[family], "robot": data.meta["robot"], "precision": args.precision,
+    (folder / "policy.toml").write_text(dumps({
+        "format": 1, "name": args.name or f"pick-cube-{family}", "family": FAMILY[family], "robot": data.meta["robot"], "precision": "f32",
         "description": description,
         "engines": engines,
         "files": files,
@@ -243,7 +165,6 @@ def parse(argv=None) -> argparse.Namespace:
     parser.add_argument("--info", action="store_true", help="only say what the checkpoint holds")
     parser.add_argument("--data", type=Path, help="dataset folder: tokenizer, statistics, golden frames")
     parser.add_argument("--out", type=Path, help="bundle folder to make; it must not exist")
-    parser.add_argument("--precision", choices=["f32", "int8"], default="f32")
     parser.add_argument("--name", help="default: pick-cube- and the family")
     parser.add_argument("--description", help="default: one sentence about task, inputs and family")
     parser.add_argument("--max-text-tokens", type=int, default=32)

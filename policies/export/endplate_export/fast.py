@@ -18,7 +18,7 @@ class FastError(ValueError):
     """The ids do not decode to exactly one chunk."""
 
 
-def _byte_of_char() -> dict[str, int]:
+def byte_of_char() -> dict[str, int]:
     """GPT-2's printable-byte table, inverted: character -> byte."""
     kept = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(b): b for b in kept}
@@ -55,7 +55,7 @@ class Fast:
         vocab = model["vocab"]
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise FastError(f"{folder / 'tokenizer.json'}: model.vocab ids are not 0..{len(vocab)}")
-        byte = _byte_of_char()
+        byte = byte_of_char()
         pieces: list[bytes] = [b""] * len(vocab)
         for text, index in vocab.items():
             if any(c not in byte for c in text):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .model import Config, RmsNorm, Trunk, rotate
+from .model import Config, Layer, RmsNorm, Trunk, rotate
 
 TIME_OCTAVES = 6
 TIME_FEATURES = 1 + 2 * TIME_OCTAVES
@@ -29,26 +29,11 @@ def time_frequencies() -> np.ndarray:
     return (np.pi * 2.0 ** np.arange(TIME_OCTAVES)).astype(np.float16).astype(np.float32)
 
 
-class ExpertBlock(nn.Module):
-    """Pre-norm layer of the action expert: its rows attend to the trunk's keys of the same layer and to each other."""
+class ExpertBlock(Layer):
+    """Layer of the action expert: its rows attend to the trunk's keys of the same layer and to each other."""
 
     def __init__(self, config: Config):
-        super().__init__()
-        c = config
-        self.heads, self.kv_heads, self.head_dim = c.heads, c.kv_heads, c.head_dim
-        self.attention_norm, self.mlp_norm = RmsNorm(c.width), RmsNorm(c.width)
-        self.qkv = nn.Linear(c.width, (c.heads + 2 * c.kv_heads) * c.head_dim, bias=False)
-        self.out = nn.Linear(c.heads * c.head_dim, c.width, bias=False)
-        self.gate = nn.Linear(c.width, c.expert_hidden, bias=False)
-        self.up = nn.Linear(c.width, c.expert_hidden, bias=False)
-        self.down = nn.Linear(c.expert_hidden, c.width, bias=False)
-        for layer in (self.qkv, self.gate, self.up):
-            nn.init.normal_(layer.weight, std=c.width**-0.5)
-        nn.init.normal_(self.out.weight, std=(c.heads * c.head_dim) ** -0.5 / (2 * c.layers) ** 0.5)
-        nn.init.normal_(self.down.weight, std=c.expert_hidden**-0.5 / (2 * c.layers) ** 0.5)
-        scale = torch.ones((c.heads + 2 * c.kv_heads) * c.head_dim, 1)
-        scale[: c.heads * c.head_dim] = c.head_dim**-0.5
-        self.register_buffer("query_scale", scale, persistent=False)
+        super().__init__(config, config.expert_hidden)
 
     def forward(self, x, cos, sin, past, mask=None):
         """x [B, G, H, d]: G noise draws of one observation that do not see each other -> the same shape.
@@ -59,8 +44,7 @@ class ExpertBlock(nn.Module):
         batch, draws, rows, _ = x.shape
         kv, hd = self.kv_heads, self.head_dim
         both, group = self.heads + kv, self.heads // kv
-        qkv = F.linear(self.attention_norm(x), self.qkv.weight * self.attention_norm.gain * self.query_scale)
-        qkv = qkv.view(batch, draws, rows, both + kv, hd)
+        qkv = self.projected(x)
         qk = rotate(qkv[..., :both, :], cos, sin)
         q = qk[..., : self.heads, :].reshape(batch, draws, rows, kv, group, hd).permute(0, 3, 1, 4, 2, 5)  # [B, kv, G, g, H, hd]
         k = qk[..., self.heads :, :].permute(0, 3, 1, 4, 2)  # [B, kv, G, hd, H]
@@ -75,10 +59,7 @@ class ExpertBlock(nn.Module):
         a = (far.reshape(batch, kv, draws * group * rows, -1) @ past[1]).view(batch, kv, draws, group, rows, hd)
         a = a + (near.reshape(batch, kv, draws, group * rows, rows) @ v).view(batch, kv, draws, group, rows, hd)
         x = x + self.out(a.permute(0, 2, 4, 1, 3, 5).reshape(batch, draws, rows, self.heads * hd))
-        hidden = self.mlp_norm(x)
-        gate = F.linear(hidden, self.gate.weight * self.mlp_norm.gain)
-        up = F.linear(hidden, self.up.weight * self.mlp_norm.gain)
-        return x + self.down(F.silu(gate) * up)
+        return self.mixed(x)
 
 
 class FlowPolicy(Trunk):

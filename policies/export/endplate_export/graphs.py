@@ -138,10 +138,10 @@ class Weights:
 
 
 class Graph:
-    """A small ONNX writer: inputs, nodes, initialisers, outputs. ``inline`` puts f32 weights into the model itself."""
+    """A small ONNX writer: inputs, nodes, initialisers, outputs."""
 
-    def __init__(self, name: str, weights: Weights, inline: bool = False):
-        self.name, self.weights, self.inline = name, weights, inline
+    def __init__(self, name: str, weights: Weights):
+        self.name, self.weights = name, weights
         self.nodes, self.initialisers, self.inputs, self.outputs = [], [], [], []
         self.known: dict = {}
 
@@ -180,10 +180,6 @@ class Graph:
         if name in self.known:
             return self.known[name]
         start, length, shape = self.weights.entries[name]
-        if self.inline:
-            self.initialisers.append(numpy_helper.from_array(self.weights.values[name].astype(np.float32), name))
-            self.known[name] = name
-            return name
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=shape, data_location=TensorProto.EXTERNAL)
         for key, value in (("location", WEIGHTS), ("offset", str(start)), ("length", str(length))):
             tensor.external_data.add(key=key, value=value)
@@ -208,9 +204,9 @@ class Graph:
         return self.op("Conv", x, self.weight(name + ".weight"), self.weight(name + ".bias"), kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
 
 
-def vision(weights: Weights, shape: Shape, keypoint_order: list[int], inline: bool = False) -> ModelProto:
+def vision(weights: Weights, shape: Shape, keypoint_order: list[int]) -> ModelProto:
     """``image`` f32 [2, 3, 96, 96] in 0..1 -> ``visual`` f32 [1, Nv, d]: patches front, patches wrist, keypoints front, keypoints wrist."""
-    g = Graph("vision", weights, inline)
+    g = Graph("vision", weights)
     g.input("image", [len(CAMERAS), 3, 96, 96])
     centred = g.op("Sub", "image", g.number(0.5))
     # The grid -1..1 is even, so it is made from integer columns and rows, which may stand inline.
@@ -289,13 +285,13 @@ def _past(g: Graph, shape: Shape, rows: int) -> None:
             g.input(f"past_{kind}_{layer}", [1, shape.kv_heads, rows, shape.head_dim])
 
 
-def decoder(weights: Weights, shape: Shape, rows: int, past: int, inline: bool = False, logits: bool = True) -> ModelProto:
+def decoder(weights: Weights, shape: Shape, rows: int, past: int, logits: bool = True) -> ModelProto:
     """``prefill`` (rows = S, past = 0) or ``decode_k1`` (rows = 1, past = Tmax); logits of the last row only.
 
     Without ``logits`` (flow) the graph ends at the last layer's keys and values.
     """
     s, d, hd = rows, shape.width, shape.head_dim
-    g = Graph("prefill" if past == 0 else f"decode_k{rows}", weights, inline)
+    g = Graph("prefill" if past == 0 else f"decode_k{rows}", weights)
     x = g.input("x", [1, s, d])
     g.input("positions", [1, s], TensorProto.INT64)
     g.input("mask", [1, 1, s, past + s])

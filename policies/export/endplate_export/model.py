@@ -162,26 +162,45 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
 
 
-class Block(nn.Module):
-    """Pre-norm decoder layer: grouped-query attention and SwiGLU, no biases."""
+class Layer(nn.Module):
+    """Projections of a pre-norm layer: grouped-query attention and SwiGLU of ``hidden``, no biases."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, hidden: int):
         super().__init__()
         c = config
         self.heads, self.kv_heads, self.head_dim = c.heads, c.kv_heads, c.head_dim
         self.attention_norm, self.mlp_norm = RmsNorm(c.width), RmsNorm(c.width)
         self.qkv = nn.Linear(c.width, (c.heads + 2 * c.kv_heads) * c.head_dim, bias=False)
         self.out = nn.Linear(c.heads * c.head_dim, c.width, bias=False)
-        self.gate = nn.Linear(c.width, c.hidden, bias=False)
-        self.up = nn.Linear(c.width, c.hidden, bias=False)
-        self.down = nn.Linear(c.hidden, c.width, bias=False)
+        self.gate = nn.Linear(c.width, hidden, bias=False)
+        self.up = nn.Linear(c.width, hidden, bias=False)
+        self.down = nn.Linear(hidden, c.width, bias=False)
         for layer in (self.qkv, self.gate, self.up):
             nn.init.normal_(layer.weight, std=c.width**-0.5)
         nn.init.normal_(self.out.weight, std=(c.heads * c.head_dim) ** -0.5 / (2 * c.layers) ** 0.5)
-        nn.init.normal_(self.down.weight, std=c.hidden**-0.5 / (2 * c.layers) ** 0.5)
+        nn.init.normal_(self.down.weight, std=hidden**-0.5 / (2 * c.layers) ** 0.5)
         scale = torch.ones((c.heads + 2 * c.kv_heads) * c.head_dim, 1)
         scale[: c.heads * c.head_dim] = c.head_dim**-0.5
         self.register_buffer("query_scale", scale, persistent=False)
+
+    def projected(self, x: torch.Tensor) -> torch.Tensor:
+        """Queries (scaled), keys and values side by side: [..., d] -> [..., H + 2 Hkv, hd]."""
+        qkv = F.linear(self.attention_norm(x), self.qkv.weight * self.attention_norm.gain * self.query_scale)
+        return qkv.view(*x.shape[:-1], self.heads + 2 * self.kv_heads, self.head_dim)
+
+    def mixed(self, x: torch.Tensor) -> torch.Tensor:
+        """x plus its SwiGLU."""
+        hidden = self.mlp_norm(x)
+        gate = F.linear(hidden, self.gate.weight * self.mlp_norm.gain)
+        up = F.linear(hidden, self.up.weight * self.mlp_norm.gain)
+        return x + self.down(F.silu(gate) * up)
+
+
+class Block(Layer):
+    """Decoder layer of the trunk."""
+
+    def __init__(self, config: Config):
+        super().__init__(config, config.hidden)
 
     def forward(self, x, cos, sin, mask, past=None, rows=None):
         """x [B, T, d] -> (x of ``rows`` (default all), k, v of the T new tokens [B, Hkv, T, hd]).
@@ -189,10 +208,9 @@ class Block(nn.Module):
         cos, sin [T, 1, hd/2] or [B, T, 1, hd/2]; mask additive, [rows, past + T] or [B, 1, rows, past + T];
         past = (k, v), each [B, Hkv, P, hd].
         """
-        batch, length, _ = x.shape
+        batch = x.shape[0]
         both, group = self.heads + self.kv_heads, self.heads // self.kv_heads
-        qkv = F.linear(self.attention_norm(x), self.qkv.weight * self.attention_norm.gain * self.query_scale)
-        qkv = qkv.view(batch, length, both + self.kv_heads, self.head_dim)
+        qkv = self.projected(x)
         qk = rotate(qkv[:, :, :both], cos, sin)
         q, k, v = qk[:, :, : self.heads], qk[:, :, self.heads :].transpose(1, 2), qkv[:, :, both:].transpose(1, 2)
         if rows is not None:
@@ -207,10 +225,7 @@ class Block(nn.Module):
         weights = (scores + mask.to(scores.dtype)).softmax(-1).to(values.dtype)
         a = (weights.view(batch, self.kv_heads, group * kept, -1) @ values).view(batch, self.heads, kept, self.head_dim)
         x = x + self.out(a.transpose(1, 2).reshape(batch, kept, -1))
-        hidden = self.mlp_norm(x)
-        gate = F.linear(hidden, self.gate.weight * self.mlp_norm.gain)
-        up = F.linear(hidden, self.up.weight * self.mlp_norm.gain)
-        return x + self.down(F.silu(gate) * up), k, v
+        return self.mixed(x), k, v
 
 
 class Stem(nn.Module):

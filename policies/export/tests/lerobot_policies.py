@@ -121,16 +121,18 @@ def diffusion(folder: Path, tiny: bool = False, seed: int = 0, **changes) -> Pat
     return save(DiffusionPolicy(DiffusionConfig(**{**values, **changes})), folder, statistics(seed), seed)
 
 
-def tokenizer(bos: bool):
+def tokenizer(bos: bool, actions: int = 0):
     """A word tokenizer in the form of the large ones: numbers, a line feed, ``<bos>`` in front where the family has one."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<unk>", "<bos>", "<eos>", "<fake>", "<global>", "<image>"]
     words = ["Task", "State", "Action", ":", ",", ";", "\n", *"pick up the red cube fold shirt x".split(), *map(str, range(-1, 256))]
+    # Behind the words the ids of FAST tokens, backwards, then some that the map skips, as in PaliGemma's vocabulary.
+    words += ["|", *(f"fast{i}" for i in reversed(range(actions))), *(f"seg{i}" for i in range(SKIPPED))] if actions else []
     one = Tokenizer(models.WordLevel({word: i for i, word in enumerate(special + words)}, unk_token="<unk>"))
     one.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(" +"), "removed"), pre_tokenizers.Split(Regex("\\n"), "isolated"), pre_tokenizers.Split(Regex("[:,;]"), "isolated"),
+        pre_tokenizers.Split(Regex(" +"), "removed"), pre_tokenizers.Split(Regex("\\n"), "isolated"), pre_tokenizers.Split(Regex("[:,;|]"), "isolated"),
     ])
     if bos:
         one.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", special.index("<bos>"))])
@@ -141,6 +143,8 @@ def tokenizer(bos: bool):
 
 
 VOCABULARY = 288  # that of ``tokenizer``, rounded up
+SKIPPED = 4
+FAST_ROWS = 3
 
 
 def vla_sizes(tiny: bool, **changes):
@@ -172,7 +176,7 @@ def save_smolvlm_processor(folder: Path) -> None:
     SmolVLMProcessor(SmolVLMImageProcessor(), tokenizer(bos=False), SmolVLMVideoProcessor()).save_pretrained(folder)
 
 
-def shrink(module, tiny: bool, only_prefix: bool = False) -> None:
+def shrink(module, tiny: bool, only_prefix: bool = False, vocabulary: int = VOCABULARY) -> None:
     """Makes a π module of LeRobot build PaliGemma and its expert small: their sizes are not part of the configuration."""
     width, side, depth = (16, 32, 2) if tiny else (96, 96, 4)
     heads, head_dim = (2, 8) if tiny else (4, 32)
@@ -185,8 +189,8 @@ def shrink(module, tiny: bool, only_prefix: bool = False) -> None:
         vision = config.vision_config
         vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers, vision.num_attention_heads = width, 2 * width, 1 if tiny else 2, 2
         vision.image_size, vision.patch_size, vision.projection_dim = side, 16, config.text_config.hidden_size
-        config.text_config.vocab_size = config._vocab_size = VOCABULARY
-        config.image_token_index, config.projection_dim = VOCABULARY - 1, vision.projection_dim
+        config.text_config.vocab_size = config._vocab_size = vocabulary
+        config.image_token_index, config.projection_dim = vocabulary - 1, vision.projection_dim
         return original(config=config)
 
     module.PaliGemmaForConditionalGenerationWithPiGemma = paligemma
@@ -222,6 +226,108 @@ def save_with_tokenizer(policy, folder: Path, seed: int, gain: float = 1.0) -> P
             step["config"]["tokenizer_name"] = str(folder / "words")
     path.write_text(json.dumps(steps))
     return folder
+
+
+def fast_processor(folder: Path):
+    """A FAST tokenizer of 128 one-byte tokens in the files of the published one, read by a class of its form."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from endplate_export.fast import byte_of_char
+
+    vocab = {char: byte for char, byte in byte_of_char().items() if byte < 128}
+    one = Tokenizer(models.BPE(vocab, []))
+    one.pre_tokenizer, one.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    folder.mkdir(parents=True)
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(tokenizer_object=one).save_pretrained(folder)
+    name = "processing_small_fast"
+    (folder / f"{name}.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\n\n\nclass SmallFast:\n"
+        "    def __init__(self, bpe_tokenizer):\n        self.bpe_tokenizer, self.scale, self.min_token = bpe_tokenizer, 40, -36\n\n"
+        "    @classmethod\n    def from_pretrained(cls, folder, **_):\n        return cls(PreTrainedTokenizerFast.from_pretrained(folder))\n\n"
+        "    @classmethod\n    def register_for_auto_class(cls, *_):\n        pass\n"
+    )
+    (folder / "processor_config.json").write_text('{"auto_map": {"AutoProcessor": "%s.SmallFast"}, "processor_class": "SmallFast"}' % name)
+    return folder
+
+
+def pi0_fast(folder: Path, tiny: bool = False, seed: int = 0, steps: int = 300, gap: int = 0, **changes) -> Path:
+    """Trained for some steps, since a random network says no whole action: each token carries its place in the chunk and a
+    choice of four that depends on state and instruction. ``gap``: 1 for openpi's answer, whose first id stands two positions
+    behind the prompt and is not a ``<bos>``."""
+    from lerobot.policies.pi0_fast import modeling_pi0_fast as module
+    from lerobot.policies.pi0_fast.configuration_pi0_fast import PI0FastConfig
+
+    words = tokenizer(bos=True, actions=128)
+    words.save_pretrained(folder / "words")
+    vocabulary = len(words) + 1
+    shrink(module, tiny, only_prefix=True, vocabulary=vocabulary)
+    torch.manual_seed(seed)
+    side = 32 if tiny else 96
+    values = vla_sizes(tiny, image_resolution=(side, side), dtype="float32", max_decoding_steps=32, fast_skip_tokens=SKIPPED, validate_action_token_prefix=True)
+    values |= dict(
+        chunk_size=FAST_ROWS, n_action_steps=FAST_ROWS, tokenizer_max_length=32, text_tokenizer_name=str(folder / "words"),
+        action_tokenizer_name=str(fast_processor(folder / "fast")), normalization_mapping=modes("QUANTILES", "QUANTILES", "IDENTITY"), **changes,
+    )
+    for key in ("max_state_dim", "max_action_dim"):
+        values.pop(key)
+    policy = module.PI0FastPolicy(PI0FastConfig(**values))
+    overfit(policy, words, seed, steps, gap)
+    return save(policy, folder, statistics(seed), seed)
+
+
+def gapped_loss(model, images, tokens, masks, answers, gap: int):
+    """Cross entropy of an answer whose id ``t`` stands ``gap`` positions further than directly behind the prompt."""
+    vlm = model.paligemma_with_expert
+    visual = torch.cat([vlm.embed_image(image) for image in images], 1)
+    x = torch.cat([visual, vlm.embed_language_tokens(tokens), vlm.embed_language_tokens(answers[:, :-1])], 1)
+    n, said = visual.shape[1] + tokens.shape[1], answers.shape[1] - 1
+    real = torch.cat([torch.ones(len(tokens), visual.shape[1]), masks.float()], 1)
+    lengths = real.sum(1, keepdim=True)
+    positions = torch.cat([(real.cumsum(1) - 1).clamp(min=0), lengths + gap + torch.arange(said)], 1).long()
+    keys = torch.cat([real, torch.ones(len(tokens), said)], 1)
+    mask = ((1 - keys) * -1e9)[:, None].repeat(1, n + said, 1)
+    mask[:, :n, n:] = -1e9
+    mask[:, n:, n:] = torch.triu(torch.full((said, said), -1e9), 1)
+    (hidden, _), _ = vlm.forward(attention_mask=mask[:, None], position_ids=positions, past_key_values=None, inputs_embeds=[x, None], use_cache=False)
+    last = masks.sum(1) - 1 + visual.shape[1]
+    predicting = torch.cat([hidden[torch.arange(len(tokens)), last][:, None], hidden[:, n:]], 1)
+    return torch.nn.functional.cross_entropy(vlm.paligemma.lm_head(predicting).flatten(0, 1), answers.flatten())
+
+
+def overfit(policy, words, seed: int, steps: int, gap: int) -> None:
+    """LeRobot's own loss on made-up observations, until the answers are whole."""
+    random = torch.Generator().manual_seed(seed)
+    model, config = policy.model, policy.config
+    optimiser = torch.optim.Adam(policy.parameters(), 3e-3)
+    zero = words.vocab_size - 1 - config.fast_skip_tokens
+    start, end = [words.bos_token_id, *words.encode("Action: ", add_special_tokens=False)], words.convert_tokens_to_ids("|")
+    sentences = ("pick up the red cube", "fold the shirt", "cube")
+    count, batch = FAST_ROWS * len(JOINTS), 16
+    policy.train()
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3 * min(1.0, 2 * (1 - step / steps))
+        tokens, masks = (torch.zeros(batch, config.tokenizer_max_length, dtype=torch.long) for _ in range(2))
+        answers = torch.zeros(batch, len(start) + count + 1, dtype=torch.long)
+        for i in range(batch):
+            chosen = int(torch.randint(3, (1,), generator=random))
+            bins = torch.randint(0, 256, (len(JOINTS),), generator=random)
+            ids = words(f"Task: {sentences[chosen]}, State: {' '.join(map(str, bins.tolist()))};\n")["input_ids"]
+            tokens[i, : len(ids)], masks[i, : len(ids)] = torch.tensor(ids), 1
+            codes = [4 * n + (int(bins[n]) // 64 if n < len(JOINTS) else (n + chosen) % 4) for n in range(count)]
+            answers[i] = torch.tensor([*start, *(zero - code for code in codes), end])
+        images = [torch.rand(batch, 3, *config.image_resolution, generator=random) * 2 - 1 for _ in CAMERAS]
+        present = [torch.ones(batch, dtype=torch.bool) for _ in CAMERAS]
+        if gap:
+            loss = gapped_loss(model, images, tokens, masks, answers[:, 1:], gap)
+        else:
+            loss = model(images, present, tokens, masks.bool(), answers, torch.ones_like(answers).bool())["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    policy.eval()
 
 
 def pi0(folder: Path, tiny: bool = False, seed: int = 0, **changes) -> Path:

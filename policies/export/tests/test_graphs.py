@@ -141,19 +141,6 @@ def test_the_slab_layout_equals_the_training_layout(data, family):
     assert (out["final"][0, :12] @ out["head"].T).argmax(-1).sub(layout.action_offset).tolist() == slab.tokens.tolist()
 
 
-def test_int8_graphs_run_and_stay_close(data, network, tmp_path):
-    policy, tokenizer, layout = network
-    shape = bundle.shape_of(policy.config, 32, 8)
-    bundle.write_graphs(tmp_path, policy.plain(), shape)
-    embedding = Weights(tmp_path / WEIGHTS).values["embedding"].astype(np.float32)
-    sample = replay.observe(data, tokenizer, 5, data.meta["phrases"][0])
-    exact = replay.generate(*replay.ort_runners(tmp_path, shape.layers), embedding, sample, shape, layout.action_offset, lambda ids: False, 2)
-    bundle.quantise_graphs(tmp_path, shape)
-    assert set(Weights(tmp_path / WEIGHTS).entries) >= {"embedding"} and (tmp_path / "weights.bin").stat().st_size < 2_000_000
-    rough = replay.generate(*replay.ort_runners(tmp_path, shape.layers), embedding, sample, shape, layout.action_offset, lambda ids: False, 2)
-    assert np.abs(exact.logits - rough.logits).max() < 0.2 * exact.logits.std() + 0.5
-
-
 @pytest.mark.parametrize("family", ["bins", "flow"])
 def test_a_trunk_survives_the_way_through_a_bundle(data, network, family):
     fast, _, _ = network

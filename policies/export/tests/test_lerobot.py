@@ -39,6 +39,7 @@ CASES = {
     "smolvla, image tokens, ranges": lambda folder: policies.smolvla(folder, seed=12, add_image_special_tokens=True, normalization_mapping=policies.modes("MIN_MAX", "QUANTILES", "IDENTITY")),
     "pi0": lambda folder: policies.pi0(folder, seed=13),
     "pi05": lambda folder: policies.pi05(folder, seed=14),
+    "pi0_fast": lambda folder: policies.pi0_fast(folder, tiny=True, seed=15),
     "act, tiny, quantile10, plain images": lambda folder: policies.act(folder, tiny=True, seed=5, normalization_mapping=policies.modes("QUANTILES", "QUANTILE10", "IDENTITY")),
 }
 
@@ -70,7 +71,7 @@ def export(checkpoint: Path, out: Path) -> str | None:
 
 
 def infer(bundle: Path, engine: str, arrays: dict, scratch: Path) -> np.ndarray:
-    """``actions`` of ``endplate infer``."""
+    """``actions`` of ``endplate infer``; all outputs stay in ``out.npz``."""
     np.savez(scratch / "in.npz", **{key: np.ascontiguousarray(values) for key, values in arrays.items()})
     command = [binary(), "infer", "--bundle", bundle, "--inputs", scratch / "in.npz", "--outputs", scratch / "out.npz", "--engine", engine, "--ort-library", library()]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
@@ -100,7 +101,7 @@ def observation(source, sizes, seed: int) -> bundles.Sample:
     rng = np.random.default_rng(seed)
     kind, entries = statistics.vector(source.checkpoint, "observation.state", source.embodiment.state)
     moments = []
-    for _ in range(source.checkpoint.config["n_obs_steps"]):
+    for _ in range(source.checkpoint.config.get("n_obs_steps", 1)):
         images = {name: rng.integers(0, 256, (h, w, 3), np.uint8) for name, (h, w) in sizes.items()}
         moments.append(bundles.Sample(images, np.array([bundles.denormalise(kind, entry, value) for entry, value in zip(entries, rng.uniform(-1, 1, len(entries)))])))
     moments[-1].past = tuple(moments[:-1])
@@ -151,7 +152,21 @@ def flow(source, sample, seed):
     return source.answer(source.policy.predict_action_chunk(batch, noise=noise)), {"noise": noise[0].numpy()}
 
 
-REFERENCES = {"act": act, "diffusion": diffusion, "smolvla": flow, "pi0": flow, "pi05": flow}
+@torch.no_grad()
+def fast(source, sample, seed):
+    """``predict_action_chunk``; the ids that it generated on the way are compared as well."""
+    from endplate_export.lerobot import pi0_fast
+
+    sample.instruction = ("pick up the red cube", "fold_the shirt", "cube")[seed]
+    batch = source.preprocessor({**source.batch(sample), "task": sample.instruction})
+    tokens = pi0_fast.generated(source.policy, dict(batch))
+    source.policy.reset()
+    chunk = source.answer(source.policy.predict_action_chunk(dict(batch)))
+    sample.tokens = tokens[: tokens.index(source.policy._paligemma_tokenizer.convert_tokens_to_ids("|")) + 1]
+    return chunk, {}
+
+
+REFERENCES = {"pi0_fast": fast, "act": act, "diffusion": diffusion, "smolvla": flow, "pi0": flow, "pi05": flow}
 
 
 @pytest.mark.parametrize("engine", ["tract", "ort"])
@@ -164,6 +179,8 @@ def test_endplate_infer_gives_the_actions_of_lerobot(case, engine):
         chunk, extra = REFERENCES[source.checkpoint.family](source, sample, seed)
         got = infer(folder / "bundle", engine, {**bundles.observed(sample), **extra}, folder)
         assert len(got) >= len(chunk)
+        if source.checkpoint.family == "pi0_fast":
+            assert np.load(folder / "out.npz")["tokens"].tolist() == sample.tokens
         worst = max(worst, float((np.abs(got[: len(chunk)] - chunk) / width).max()))
     at_camera_size = "-"
     if slots(folder) != source.sizes():

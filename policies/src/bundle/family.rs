@@ -1,5 +1,6 @@
 //! What a model family needs to know, and which keys of `policy.toml` belong to which family.
 
+use super::prompt::{AnswerSpec, Ids, PromptSpec, checked_answer, checked_prompt};
 use super::raw::{RawModel, RawPolicy};
 use super::spec::{MAX_SIZE, choose, invalid};
 use super::{BundleError, POLICY_FILE};
@@ -32,6 +33,10 @@ pub enum FamilySpec {
     Pi0(VlaSpec),
     /// As `Pi0`, with the state in the prompt.
     Pi05(VlaSpec),
+    /// Seven bin tokens a row in the tail of a LLaMA vocabulary, one by one.
+    OpenVla(TokenSpec),
+    /// One pass of the same network over empty action tokens.
+    OpenVlaOft(OftSpec),
 }
 
 /// An intermediate output that golden replay compares.
@@ -62,7 +67,8 @@ pub(super) struct CostKeys {
 
 impl FamilySpec {
     /// The names of the families this build runs, as `policy.toml` writes them.
-    pub const NAMES: [&'static str; 8] = ["pi0_fast", "bins", "flow", "act", "diffusion", "smolvla", "pi0", "pi05"];
+    pub const NAMES: [&'static str; 10] =
+        ["pi0_fast", "bins", "flow", "act", "diffusion", "smolvla", "pi0", "pi05", "openvla", "openvla_oft"];
 
     /// Its name in `policy.toml`.
     pub const fn name(&self) -> &'static str {
@@ -75,6 +81,8 @@ impl FamilySpec {
             Self::SmolVla(_) => Self::NAMES[5],
             Self::Pi0(_) => Self::NAMES[6],
             Self::Pi05(_) => Self::NAMES[7],
+            Self::OpenVla(_) => Self::NAMES[8],
+            Self::OpenVlaOft(_) => Self::NAMES[9],
         }
     }
 
@@ -83,17 +91,18 @@ impl FamilySpec {
         match self {
             Self::Act | Self::Diffusion(_) => false,
             Self::Pi0Fast(_) | Self::Bins(_) | Self::Flow(_) | Self::SmolVla(_) | Self::Pi0(_) | Self::Pi05(_) => true,
+            Self::OpenVla(_) | Self::OpenVlaOft(_) => true,
         }
     }
 
     /// Whether it generates action tokens.
     pub const fn has_tokens(&self) -> bool {
-        matches!(self, Self::Pi0Fast(_) | Self::Bins(_))
+        matches!(self, Self::Pi0Fast(_) | Self::Bins(_) | Self::OpenVla(_))
     }
 
     /// Whether all cameras enter one tensor, and so must have one size.
     pub(super) const fn shares_an_image_tensor(&self) -> bool {
-        matches!(self, Self::Pi0Fast(_) | Self::Bins(_) | Self::Flow(_))
+        matches!(self, Self::Pi0Fast(_) | Self::Bins(_) | Self::Flow(_) | Self::OpenVla(_))
     }
 
     /// Whether the state is written into the prompt as bins between −1 and 1.
@@ -104,7 +113,7 @@ impl FamilySpec {
     pub(crate) const fn probes(&self) -> Probes {
         const VISUAL: Option<Probe> = Some(Probe { array: "visual", key: "visual", what: "a visual token" });
         match self {
-            Self::Pi0Fast(_) | Self::Bins(_) => Probes {
+            Self::Pi0Fast(_) | Self::Bins(_) | Self::OpenVla(_) => Probes {
                 first: VISUAL,
                 head: Probe { array: "prefill_logits", key: "logits", what: "a logit after the prefix" },
             },
@@ -116,7 +125,7 @@ impl FamilySpec {
                 first: None,
                 head: Probe { array: "velocity", key: "velocity", what: "a velocity of the first step" },
             },
-            Self::Act => Probes {
+            Self::Act | Self::OpenVlaOft(_) => Probes {
                 first: None,
                 head: Probe { array: "output", key: "output", what: "a normalised value of the output" },
             },
@@ -129,14 +138,14 @@ impl FamilySpec {
 
     pub(super) const fn cost_keys(&self) -> CostKeys {
         match self {
-            Self::Pi0Fast(_) | Self::Bins(_) => {
+            Self::Pi0Fast(_) | Self::Bins(_) | Self::OpenVla(_) => {
                 CostKeys { vision: Some("vision_ms"), prefill: "prefill_ms", step: Some("token_ms") }
             }
             Self::Flow(_) => CostKeys { vision: Some("vision_ms"), prefill: "prefill_ms", step: Some("step_ms") },
             Self::SmolVla(_) | Self::Pi0(_) | Self::Pi05(_) => {
                 CostKeys { vision: None, prefill: "prefill_ms", step: Some("step_ms") }
             }
-            Self::Act => CostKeys { vision: None, prefill: "forward_ms", step: None },
+            Self::Act | Self::OpenVlaOft(_) => CostKeys { vision: None, prefill: "forward_ms", step: None },
             Self::Diffusion(_) => CostKeys { vision: None, prefill: "condition_ms", step: Some("step_ms") },
         }
     }
@@ -149,6 +158,8 @@ pub struct PrefixSpec {
     pub model: ModelShape,
     /// Most text tokens of a prompt.
     pub max_text_tokens: usize,
+    /// How the prompt is written and laid out.
+    pub prompt: PromptSpec,
 }
 
 /// Sizes the graphs around a prefix share.
@@ -179,8 +190,10 @@ pub struct TokenSpec {
     pub max_tokens: usize,
     /// `Tmax`, rows of the key-value slab.
     pub slab: usize,
-    /// Vocabulary id of action token 0.
+    /// Vocabulary id of action token 0; 0 where the tokens are the model's own ids.
     pub action_offset: usize,
+    /// How the model's own ids make an action, where they do.
+    pub answer: Option<AnswerSpec>,
     /// Layer after which the auxiliary head sits.
     pub exit_layer: usize,
     /// How tokens are chosen.
@@ -219,6 +232,23 @@ pub struct VlaSpec {
     pub action_width: usize,
     /// Euler steps from noise (t = 1) to data (t = 0).
     pub steps: usize,
+    /// Whether the instruction is stripped and `_` and line feeds become spaces, as openpi's π0 does.
+    pub clean_instruction: bool,
+}
+
+/// What OpenVLA-OFT reads.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct OftSpec {
+    /// `V`, rows of the embedding table, which lies in the graph.
+    pub vocabulary: usize,
+    /// `T`, room for the prompt.
+    pub max_text_tokens: usize,
+    /// Id put before every prompt.
+    pub bos: u32,
+    /// Ids put behind it.
+    pub suffix: Ids,
+    /// Whether the state is a token of its own.
+    pub reads_state: bool,
 }
 
 /// How a diffusion family denoises.
@@ -312,11 +342,15 @@ pub(super) fn checked_family(raw: &RawPolicy) -> Result<FamilySpec, BundleError>
         .into_iter()
         .find(|name| *name == raw.family)
         .ok_or_else(|| invalid("family", &raw.family, format!("this build runs {}", FamilySpec::NAMES.join(", "))))?;
-    let around_a_prefix = matches!(name, "pi0_fast" | "bins" | "flow");
+    let around_a_prefix = matches!(name, "pi0_fast" | "bins" | "flow" | "openvla");
+    // Somebody else's π0-FAST speaks its own ids; the demonstration's does not.
+    let answers = name == "openvla" || (name == "pi0_fast" && raw.answer.is_some());
     let tables = [
         ("prompt", raw.prompt.is_some(), around_a_prefix),
         ("model", raw.model.is_some(), around_a_prefix),
-        ("decoding", raw.decoding.is_some(), matches!(name, "pi0_fast" | "bins")),
+        ("decoding", raw.decoding.is_some(), matches!(name, "pi0_fast" | "bins" | "openvla")),
+        ("answer", raw.answer.is_some(), answers),
+        ("oft", raw.oft.is_some(), name == "openvla_oft"),
         ("bins", raw.bins.is_some(), name == "bins"),
         ("flow", raw.flow.is_some(), name == "flow"),
         ("diffusion", raw.diffusion.is_some(), name == "diffusion"),
@@ -336,6 +370,8 @@ pub(super) fn checked_family(raw: &RawPolicy) -> Result<FamilySpec, BundleError>
         "smolvla" => FamilySpec::SmolVla(checked_vla(raw)?),
         "pi0" => FamilySpec::Pi0(checked_vla(raw)?),
         "pi05" => FamilySpec::Pi05(checked_vla(raw)?),
+        "openvla" => FamilySpec::OpenVla(checked_openvla(raw)?),
+        "openvla_oft" => FamilySpec::OpenVlaOft(checked_oft(raw)?),
         _ => FamilySpec::Act,
     })
 }
@@ -343,13 +379,17 @@ pub(super) fn checked_family(raw: &RawPolicy) -> Result<FamilySpec, BundleError>
 fn checked_prefix(raw: &RawPolicy) -> Result<(PrefixSpec, &RawModel), BundleError> {
     let model = required("[model]", raw.model.as_ref(), None)?;
     let prompt = required("[prompt]", raw.prompt.as_ref(), None)?;
-    if prompt.state_bins != STATE_BINS {
-        let remedy = format!("this family's prompt has {STATE_BINS} bins");
-        return Err(invalid("prompt.state_bins", prompt.state_bins, remedy));
+    let wanted = (raw.family != "openvla").then_some(STATE_BINS);
+    if prompt.state_bins != wanted {
+        let remedy = wanted.map_or("this family's prompt has no state: remove the key".to_owned(), |bins| {
+            format!("this family's prompt has {bins} bins")
+        });
+        let value = prompt.state_bins.map_or("missing".to_owned(), |bins| bins.to_string());
+        return Err(invalid("prompt.state_bins", value, remedy));
     }
-    let prefix =
-        PrefixSpec { model: checked_model(model, prompt.max_text_tokens)?, max_text_tokens: prompt.max_text_tokens };
-    Ok((prefix, model))
+    let shape = checked_model(model, prompt.max_text_tokens)?;
+    let convention = checked_prompt(prompt, raw.answer.as_ref(), &raw.family, shape.vocabulary)?;
+    Ok((PrefixSpec { model: shape, max_text_tokens: prompt.max_text_tokens, prompt: convention }, model))
 }
 
 fn checked_tokens(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
@@ -362,11 +402,24 @@ fn checked_tokens(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
         Ok(value)
     };
     let strategy = raw.decoding.as_ref().map_or("", |decoding| decoding.strategy.as_str());
+    let answer = raw.answer.as_ref().map(|answer| checked_answer(answer, model.vocabulary)).transpose()?;
+    let action_offset = match (&answer, model.action_offset) {
+        (None, offset) => size("model.action_offset", offset)?,
+        (Some(_), None) => 0,
+        (Some(_), Some(offset)) => {
+            return Err(invalid(
+                "model.action_offset",
+                offset,
+                "answer.action_zero says where action ids lie: remove it",
+            ));
+        }
+    };
     let tokens = TokenSpec {
         prefix,
         max_tokens: size("model.max_tokens", model.max_tokens)?,
         slab: size("model.slab", model.slab)?,
-        action_offset: size("model.action_offset", model.action_offset)?,
+        action_offset,
+        answer,
         exit_layer: required("model.exit_layer", model.exit_layer, None)?,
         strategy: choose(
             "decoding.strategy",
@@ -404,6 +457,51 @@ fn checked_bins(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
         return Err(invalid("model.max_tokens", tokens.max_tokens, remedy));
     }
     Ok(tokens)
+}
+
+fn checked_openvla(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
+    let tokens = checked_tokens(raw)?;
+    if let Some(answer) = raw.answer.as_ref() {
+        if !answer.prefix.is_empty() || !answer.end.is_empty() || answer.position_gap != 0 {
+            return Err(invalid(
+                "answer",
+                "prefix, end or position_gap",
+                "OpenVLA says nothing around its action: [], [], 0",
+            ));
+        }
+        if (answer.action_zero as usize) + 1 < BIN_COUNT {
+            return Err(invalid(
+                "answer.action_zero",
+                answer.action_zero,
+                format!("{BIN_COUNT} ids must fit below it"),
+            ));
+        }
+    }
+    let values = raw.chunk.horizon.saturating_mul(raw.action.len());
+    if tokens.max_tokens != values {
+        let remedy = format!("a bin token a value: {} rows of {} make {values}", raw.chunk.horizon, raw.action.len());
+        return Err(invalid("model.max_tokens", tokens.max_tokens, remedy));
+    }
+    Ok(tokens)
+}
+
+fn checked_oft(raw: &RawPolicy) -> Result<OftSpec, BundleError> {
+    let given = required("[oft]", raw.oft.as_ref(), None)?;
+    for (name, value) in [("vocabulary", given.vocabulary), ("max_text_tokens", given.max_text_tokens)] {
+        if value == 0 || value > MAX_SIZE {
+            return Err(invalid(format!("oft.{name}"), value, format!("write a size between 1 and {MAX_SIZE}")));
+        }
+    }
+    if given.bos as usize >= given.vocabulary {
+        return Err(invalid("oft.bos", given.bos, format!("the vocabulary has {} ids", given.vocabulary)));
+    }
+    Ok(OftSpec {
+        vocabulary: given.vocabulary,
+        max_text_tokens: given.max_text_tokens,
+        bos: given.bos,
+        suffix: Ids::checked("oft.suffix", &given.suffix, given.vocabulary)?,
+        reads_state: given.reads_state,
+    })
 }
 
 fn checked_flow(raw: &RawPolicy) -> Result<FlowSpec, BundleError> {
@@ -521,6 +619,9 @@ fn checked_vla(raw: &RawPolicy) -> Result<VlaSpec, BundleError> {
     if given.steps == 0 || given.steps > MAX_STEPS {
         return Err(invalid(key("steps"), given.steps, format!("write between 1 and {MAX_STEPS} Euler steps")));
     }
+    if given.clean_instruction && raw.family != "pi0" {
+        return Err(invalid(key("clean_instruction"), true, "another family's key: remove it"));
+    }
     if given.max_text_tokens >= given.prefix {
         let remedy = format!("the images and {} text tokens must fit", given.max_text_tokens);
         return Err(invalid(key("prefix"), given.prefix, remedy));
@@ -539,6 +640,7 @@ fn checked_vla(raw: &RawPolicy) -> Result<VlaSpec, BundleError> {
         bos: given.bos,
         action_width: given.action_width,
         steps: given.steps,
+        clean_instruction: given.clean_instruction,
     })
 }
 

@@ -211,12 +211,12 @@ impl GoldenSample {
         let rows = [spec.chunk.horizon, spec.actions.dims().len()];
         let probes = spec.family.probes();
         let (first, head) = match spec.family {
-            FamilySpec::Pi0Fast(tokens) | FamilySpec::Bins(tokens) => {
+            FamilySpec::Pi0Fast(tokens) | FamilySpec::Bins(tokens) | FamilySpec::OpenVla(tokens) => {
                 let m = tokens.prefix.model;
                 (vec![m.visual_tokens, m.width], vec![m.vocabulary])
             }
             FamilySpec::Flow(flow) => (vec![flow.prefix.model.visual_tokens, flow.prefix.model.width], rows.to_vec()),
-            FamilySpec::Act => (Vec::new(), rows.to_vec()),
+            FamilySpec::Act | FamilySpec::OpenVlaOft(_) => (Vec::new(), rows.to_vec()),
             FamilySpec::SmolVla(rules) | FamilySpec::Pi0(rules) | FamilySpec::Pi05(rules) => {
                 (Vec::new(), vec![rows[0], rules.action_width])
             }

@@ -5,6 +5,7 @@
 
 mod family;
 mod golden;
+mod prompt;
 mod raw;
 mod robot;
 pub mod safetensors;
@@ -20,14 +21,15 @@ use sha2::{Digest as _, Sha256};
 
 pub(crate) use family::BIN_COUNT;
 pub use family::{
-    BetaSchedule, DiffusionSpec, FamilySpec, FlowSpec, ModelShape, Prediction, PrefixSpec, Scheduler, Strategy,
-    TokenSpec, VlaSpec,
+    BetaSchedule, DiffusionSpec, FamilySpec, FlowSpec, ModelShape, OftSpec, Prediction, PrefixSpec, Scheduler,
+    Strategy, TokenSpec, VlaSpec,
 };
 pub use golden::Arrays;
 pub(crate) use golden::{GOLDEN_FILE, GoldenSample, RecordedMoment};
+pub use prompt::{AnswerSpec, Ids, PromptSpec, PromptText};
 pub use robot::{Mismatch, check_robot};
 pub use source::BundleSource;
-pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Tolerance, Training};
+pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Quantisation, Tolerance, Training};
 
 /// The file that describes the bundle.
 pub const POLICY_FILE: &str = "policy.toml";

@@ -26,6 +26,9 @@ pub(super) struct RawPolicy {
     /// Families around a prefix of visual tokens and a prompt.
     #[serde(default)]
     pub prompt: Option<RawPrompt>,
+    /// Families `pi0_fast` of somebody else's checkpoint and `openvla`.
+    #[serde(default)]
+    pub answer: Option<RawAnswer>,
     /// As `prompt`.
     #[serde(default)]
     pub model: Option<RawModel>,
@@ -44,7 +47,13 @@ pub(super) struct RawPolicy {
     /// Families `smolvla`, `pi0` and `pi05`.
     #[serde(default)]
     pub vla: Option<RawVla>,
+    /// Family `openvla_oft`.
+    #[serde(default)]
+    pub oft: Option<RawOft>,
     pub budget: RawBudget,
+    /// What quantising changed, one entry an engine.
+    #[serde(default)]
+    pub quantisation: Vec<RawQuantisation>,
     #[serde(default)]
     pub training: Option<RawTraining>,
 }
@@ -165,7 +174,23 @@ pub(super) struct RawChunk {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPrompt {
     pub max_text_tokens: usize,
-    pub state_bins: usize,
+    #[serde(default)]
+    pub state_bins: Option<usize>,
+    #[serde(default)]
+    pub form: Option<String>,
+    #[serde(default)]
+    pub bos: Option<u32>,
+    #[serde(default)]
+    pub suffix: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAnswer {
+    pub prefix: Vec<u32>,
+    pub end: Vec<u32>,
+    pub action_zero: u32,
+    pub position_gap: usize,
 }
 
 #[derive(Deserialize)]
@@ -239,6 +264,18 @@ pub(super) struct RawVla {
     pub steps: usize,
     #[serde(default)]
     pub bos: Option<u32>,
+    #[serde(default)]
+    pub clean_instruction: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOft {
+    pub vocabulary: usize,
+    pub max_text_tokens: usize,
+    pub bos: u32,
+    pub suffix: Vec<u32>,
+    pub reads_state: bool,
 }
 
 #[derive(Deserialize)]
@@ -256,6 +293,20 @@ pub(super) struct RawBudget {
     pub token_ms: Option<f64>,
     #[serde(default)]
     pub step_ms: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawQuantisation {
+    pub engine: String,
+    pub from: String,
+    pub observations: u64,
+    pub recording_digest: String,
+    pub action_error_p99_rad: f64,
+    pub action_error_max_rad: f64,
+    #[serde(default)]
+    pub argmax_agreement: Option<f64>,
+    pub speed: f64,
 }
 
 #[derive(Deserialize)]

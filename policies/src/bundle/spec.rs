@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::family::{FamilySpec, checked_family, exactly};
-use super::raw::{RawAction, RawBudget, RawCamera, RawChunk, RawPolicy, RawTolerance};
+use super::raw::{RawAction, RawBudget, RawCamera, RawChunk, RawPolicy, RawQuantisation, RawTolerance};
 use super::statistics::checked_statistics;
 use super::{BundleError, POLICY_FILE};
 use crate::action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
@@ -23,8 +23,16 @@ pub(super) const MAX_SIZE: usize = 1 << 20;
 pub enum Precision {
     /// 32-bit floats: golden tokens must be met exactly.
     F32,
-    /// 8-bit integers where the graph says so: golden actions must be met within the tolerance.
+    /// 16-bit floats.
+    Fp16,
+    /// 8-bit integers, activations scaled as they come.
     Int8,
+    /// 8-bit integers, activations scaled by calibration data (quantise and dequantise nodes).
+    Qdq,
+    /// 8-bit weights, 32-bit arithmetic.
+    Int8Weights,
+    /// 4-bit weights, 32-bit arithmetic.
+    Int4Weights,
 }
 
 impl Precision {
@@ -32,9 +40,36 @@ impl Precision {
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Fp16 => "fp16",
             Self::Int8 => "int8",
+            Self::Qdq => "qdq",
+            Self::Int8Weights => "int8_weights",
+            Self::Int4Weights => "int4_weights",
         }
     }
+
+    const ALL: [Self; 6] = [Self::F32, Self::Fp16, Self::Int8, Self::Qdq, Self::Int8Weights, Self::Int4Weights];
+}
+
+/// What quantising changed against the bundle it was made from, as the exporter measured it with `endplate compare`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantisation {
+    /// Engine and version it was measured on.
+    pub engine: String,
+    /// Digest of the bundle it was made from.
+    pub from: String,
+    /// Observations compared.
+    pub observations: u64,
+    /// SHA-256 of the recording they came from.
+    pub recording_digest: String,
+    /// p99 over the observations of the largest difference of a joint position in a chunk, rad.
+    pub action_error_p99_rad: f64,
+    /// The largest, rad.
+    pub action_error_max_rad: f64,
+    /// Share of tokens chosen alike after the same tokens; `None` for a family without tokens.
+    pub argmax_agreement: Option<f64>,
+    /// How many times as fast.
+    pub speed: f64,
 }
 
 /// The largest differences from the golden outputs allowed on one engine.
@@ -130,6 +165,8 @@ pub struct PolicySpec {
     pub chunk: ChunkSpec,
     /// Cost model.
     pub costs: CostModel,
+    /// What quantising changed; empty for a bundle that was not quantised, or by an older exporter.
+    pub quantisation: Vec<Quantisation>,
     /// Where the weights came from, if it is known.
     pub training: Option<Training>,
 }
@@ -153,7 +190,11 @@ impl PolicySpec {
             FamilySpec::SmolVla(rules) | FamilySpec::Pi0(rules) | FamilySpec::Pi05(rules) => {
                 Some(vec![self.chunk.horizon, rules.action_width])
             }
-            FamilySpec::Pi0Fast(_) | FamilySpec::Bins(_) | FamilySpec::Act => None,
+            FamilySpec::Pi0Fast(_)
+            | FamilySpec::Bins(_)
+            | FamilySpec::Act
+            | FamilySpec::OpenVla(_)
+            | FamilySpec::OpenVlaOft(_) => None,
         }
     }
 
@@ -183,7 +224,8 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
             format!("this build reads format {FORMAT}; export the bundle again with a matching exporter"),
         ));
     }
-    let precision = choose("precision", &raw.precision, &[("f32", Precision::F32), ("int8", Precision::Int8)])?;
+    let precision =
+        choose("precision", &raw.precision, &Precision::ALL.map(|precision| (precision.name(), precision)))?;
     let family = checked_family(&raw)?;
     let engines = raw
         .engines
@@ -238,10 +280,8 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
     };
     let entries = raw.state.iter().map(|dim| (dim.name.as_str(), dim.statistics()));
     let state_normalisation = checked_statistics("state", state_kind, entries)?;
-    if family.bins_the_state()
-        && !matches!(state_normalisation, Normalisation::Quantiles(_) | Normalisation::Range { .. })
-    {
-        let remedy = "this family puts the state into bins between -1 and 1: use quantiles or range";
+    if family.bins_the_state() && matches!(state_normalisation, Normalisation::Identity) {
+        let remedy = "this family puts the state into bins between -1 and 1: use quantiles, range or mean_std";
         return Err(invalid("normalisation.state", state_kind, remedy));
     }
     let dims = raw
@@ -272,6 +312,7 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         actions: ActionSpace::new(dims, action_normalisation),
         chunk,
         costs,
+        quantisation: raw.quantisation.into_iter().map(checked_quantisation).collect::<Result<_, _>>()?,
         training: raw.training.map(|t| Training {
             script: t.script,
             seed: t.seed,
@@ -317,6 +358,44 @@ fn checked_tolerance(engine: &str, raw: &RawTolerance, family: &FamilySpec) -> R
         }
     }
     Ok(Tolerance { visual, head, action_rad: raw.action_rad })
+}
+
+fn checked_quantisation(raw: RawQuantisation) -> Result<Quantisation, BundleError> {
+    let RawQuantisation {
+        engine,
+        from,
+        observations,
+        recording_digest,
+        action_error_p99_rad,
+        action_error_max_rad,
+        argmax_agreement,
+        speed,
+    } = raw;
+    let figures = [
+        ("action_error_p99_rad", action_error_p99_rad),
+        ("action_error_max_rad", action_error_max_rad),
+        ("argmax_agreement", argmax_agreement.unwrap_or_default()),
+        ("speed", speed),
+    ];
+    for (key, value) in figures {
+        if !(value.is_finite() && value >= 0.0) {
+            return Err(invalid(
+                format!("quantisation.{key}"),
+                value,
+                "quantise the bundle again: this was not measured",
+            ));
+        }
+    }
+    Ok(Quantisation {
+        engine,
+        from,
+        observations,
+        recording_digest,
+        action_error_p99_rad,
+        action_error_max_rad,
+        argmax_agreement,
+        speed,
+    })
 }
 
 fn checked_share(engine: &str, provider: &str, least: f64) -> Result<ProviderShare, BundleError> {

@@ -9,12 +9,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+mod capture;
 #[cfg(feature = "ort")]
 pub mod ort;
 mod providers;
 #[cfg(feature = "tract")]
 pub mod tract;
 
+pub use capture::Captured;
+pub(crate) use capture::Capturing;
 pub use providers::{
     ComputePrecision, EngineFile, Provider, ProviderList, ProviderRequest, ProvidersError, Requirement,
 };
@@ -68,6 +71,8 @@ pub struct OutputSlot(usize);
 pub struct Contract {
     inputs: Vec<TensorSpec>,
     outputs: Vec<TensorSpec>,
+    /// Outputs that the graph writes into the buffer of an input.
+    in_place: Vec<(OutputSlot, InputSlot)>,
 }
 
 impl Contract {
@@ -92,6 +97,20 @@ impl Contract {
     pub fn output_f32(&mut self, name: impl Into<String>, shape: &[usize]) -> OutputSlot {
         self.outputs.push(TensorSpec { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec() });
         OutputSlot(self.outputs.len() - 1)
+    }
+
+    /// Adds an output of the shape of an f32 input, which the graph writes into that input's buffer: what one run leaves
+    /// there is what the next one is given. Only for an engine that [writes in place](Engine::writes_in_place).
+    pub fn output_in_place(&mut self, name: impl Into<String>, input: InputSlot) -> OutputSlot {
+        let shape = self.inputs[input.0].shape.clone();
+        let output = self.output_f32(name, &shape);
+        self.in_place.push((output, input));
+        output
+    }
+
+    /// The outputs that lie in the buffer of an input.
+    pub fn in_place(&self) -> &[(OutputSlot, InputSlot)] {
+        &self.in_place
     }
 
     /// The inputs, in slot order.
@@ -404,6 +423,11 @@ pub trait Engine: Send {
     /// Where the nodes of the graphs loaded so far lie; empty for an engine that has no choice.
     fn placements(&self) -> Vec<Placement> {
         Vec::new()
+    }
+
+    /// Whether an output can be written into the buffer of an input ([`Contract::output_in_place`]).
+    fn writes_in_place(&self) -> bool {
+        false
     }
 
     /// Builds a session of `graph` whose tensors are exactly those of `contract`.

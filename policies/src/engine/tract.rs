@@ -42,6 +42,13 @@ impl Engine for Tract {
             graph: graph.name.to_owned(),
             detail: format!("{error:#}"),
         };
+        if !contract.in_place().is_empty() {
+            return Err(EngineError::Load {
+                engine: NAME,
+                graph: graph.name.to_owned(),
+                detail: "it writes outputs into its inputs, which this engine does not do".to_owned(),
+            });
+        }
         // Names inside a graph's `value_info` may clash with tract's own symbols and are only hints.
         let onnx = tract_onnx::onnx().with_ignore_value_info(true);
         let mut proto = onnx.proto_model_for_read(&mut &*graph.onnx).map_err(failed)?;

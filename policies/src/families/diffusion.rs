@@ -6,19 +6,16 @@
 //! (or data, where the bundle says so). Of the `M` rows the network makes, the first `n − 1` lie in the past and are not
 //! played.
 
-use core::time::Duration;
-
+use super::Graphs;
+use super::frame::{Frame, Network, widen};
 use super::noise::Noise;
-use super::observation::{self, Inputs};
+use super::observation::Inputs;
 use super::schedule::Schedule;
-use super::{Graphs, Inspect, Lap};
-use crate::action_space::NormalisedRows;
 use crate::bundle::{DiffusionSpec, PolicySpec};
-use crate::chunk::{ActionChunk, Stages};
 use crate::engine::{Contract, Engine, EngineError, InputSlot, OutputSlot, Session};
 use crate::load::LoadError;
-use crate::observation::{Budget, Committed, Epoch, Meter, Observation};
-use crate::policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
+use crate::observation::{Epoch, Meter, Observation};
+use crate::policy::{ObservationError, PolicyError, Stage};
 
 const CONDITION: &str = "condition.onnx";
 const EPSILON: &str = "epsilon.onnx";
@@ -37,9 +34,8 @@ struct Denoise {
     epsilon: OutputSlot,
 }
 
-/// The policy.
+/// The network.
 pub(crate) struct Diffusion {
-    spec: PolicySpec,
     rules: DiffusionSpec,
     condition: Condition,
     denoise: Denoise,
@@ -51,50 +47,62 @@ pub(crate) struct Diffusion {
     x: Vec<f32>,
     /// Answer of the first step, `[M, D]`.
     first: Vec<f32>,
-    normalised: NormalisedRows,
-    fault: OutputFault,
 }
 
-impl Diffusion {
-    /// Loads the graphs.
-    ///
-    /// # Errors
-    /// [`LoadError`] naming the graph and the tensor.
-    pub(super) fn load(
-        rules: DiffusionSpec,
-        spec: PolicySpec,
-        engine: &dyn Engine,
-        graphs: &Graphs<'_>,
-    ) -> Result<Self, LoadError> {
-        let dims = spec.actions.dims().len();
-        let mut contract = Contract::new();
-        let inputs = Inputs::declare(&mut contract, &spec);
-        let condition = contract.output_f32("condition", &[1, rules.condition]);
-        let condition = Condition { session: engine.load(graphs.source(CONDITION)?, &contract)?, inputs, condition };
-        let mut contract = Contract::new();
-        let noisy = contract.input_f32("noisy", &[1, rules.horizon, dims]);
-        let step = contract.input_i64("step", &[1]);
-        let given = contract.input_f32("condition", &[1, rules.condition]);
-        let epsilon = contract.output_f32("epsilon", &[1, rules.horizon, dims]);
-        let session = engine.load(graphs.source(EPSILON)?, &contract)?;
-        let values = rules.horizon * dims;
-        Ok(Self {
-            condition,
-            denoise: Denoise { session, noisy, step, condition: given, epsilon },
-            schedule: Schedule::new(&rules),
-            noise: Noise::new(rules.draws() * values),
-            drawn: vec![0.0; rules.draws() * values],
-            x: vec![0.0; values],
-            first: vec![0.0; values],
-            normalised: NormalisedRows::new(spec.chunk.horizon, dims),
-            fault: OutputFault::None,
-            rules,
-            spec,
-        })
+/// Loads the graphs.
+///
+/// # Errors
+/// [`LoadError`] naming the graph and the tensor.
+pub(super) fn load(
+    rules: DiffusionSpec,
+    spec: PolicySpec,
+    engine: &dyn Engine,
+    graphs: &Graphs<'_>,
+) -> Result<Frame<Diffusion>, LoadError> {
+    let dims = spec.actions.dims().len();
+    let mut contract = Contract::new();
+    let inputs = Inputs::declare(&mut contract, &spec);
+    let condition = contract.output_f32("condition", &[1, rules.condition]);
+    let condition = Condition { session: engine.load(graphs.source(CONDITION)?, &contract)?, inputs, condition };
+    let mut contract = Contract::new();
+    let noisy = contract.input_f32("noisy", &[1, rules.horizon, dims]);
+    let step = contract.input_i64("step", &[1]);
+    let given = contract.input_f32("condition", &[1, rules.condition]);
+    let epsilon = contract.output_f32("epsilon", &[1, rules.horizon, dims]);
+    let session = engine.load(graphs.source(EPSILON)?, &contract)?;
+    let values = rules.horizon * dims;
+    let network = Diffusion {
+        condition,
+        denoise: Denoise { session, noisy, step, condition: given, epsilon },
+        schedule: Schedule::new(&rules),
+        noise: Noise::new(rules.draws() * values),
+        drawn: vec![0.0; rules.draws() * values],
+        x: vec![0.0; values],
+        first: vec![0.0; values],
+        rules,
+    };
+    Ok(Frame::new(spec, network))
+}
+
+impl Network for Diffusion {
+    fn observe(&mut self, spec: &PolicySpec, observation: &Observation<'_>) -> Result<(), PolicyError> {
+        self.condition.inputs.fill(&mut *self.condition.session, spec, observation)
+    }
+
+    fn prefill(&mut self) -> Result<(), PolicyError> {
+        let condition = &mut self.condition;
+        condition.session.run()?;
+        let values = condition.session.output_f32(condition.condition)?;
+        self.denoise.session.input_f32_mut(self.denoise.condition)?.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn steps(&self) -> usize {
+        self.rules.steps
     }
 
     /// Noise to data in `x`.
-    fn denoise(&mut self, meter: &mut Meter<'_>) -> Result<(), PolicyError> {
+    fn decode(&mut self, meter: &mut Meter<'_>) -> Result<(), PolicyError> {
         self.noise.take(&mut self.drawn);
         let values = self.x.len();
         let (start, mut added) = self.drawn.split_at(values);
@@ -114,50 +122,10 @@ impl Diffusion {
         }
         Ok(())
     }
-}
 
-impl Policy for Diffusion {
-    fn spec(&self) -> &PolicySpec {
-        &self.spec
-    }
-
-    fn infer(
-        &mut self,
-        observation: &Observation<'_>,
-        committed: &Committed<'_>,
-        budget: Budget<'_>,
-        chunk: &mut ActionChunk,
-    ) -> Result<StopReason, PolicyError> {
-        let mut meter = Meter::new(budget, self.spec.costs);
-        let mut stages = Stages::default();
-        let mut lap = Lap::start();
-        observation::check(&self.spec, observation, chunk)?;
-        let condition = &mut self.condition;
-        condition.inputs.fill(&mut *condition.session, &self.spec, observation)?;
-        stages.preprocess = lap.take();
-        condition.session.run()?;
-        let values = condition.session.output_f32(condition.condition)?;
-        self.denoise.session.input_f32_mut(self.denoise.condition)?.copy_from_slice(values);
-        stages.prefill = lap.take();
-        meter.charge(Stage::Prefill)?;
-
-        self.denoise(&mut meter)?;
-        stages.decode = lap.take();
-        stages.passes = self.rules.steps as f64;
-
-        let past = (self.rules.observation_steps - 1) * self.spec.actions.dims().len();
-        for (value, x) in self.normalised.values_mut().iter_mut().zip(&self.x[past..]) {
-            *value = f64::from(*x);
-        }
-        self.fault.strike(self.normalised.values_mut());
-        self.spec.actions.to_absolute(&self.normalised, &observation.state.position_rad, chunk.rows_mut())?;
-        stages.postprocess = lap.take();
-        chunk.set(self.spec.chunk.row_period, observation.anchor, committed.epoch, None, stages);
-        Ok(StopReason::Complete)
-    }
-
-    fn check_instruction(&self, _instruction: &str) -> Result<(), PolicyError> {
-        // It knows one task and reads no instruction.
+    fn rows(&self, spec: &PolicySpec, into: &mut [f64]) -> Result<(), PolicyError> {
+        let past = (self.rules.observation_steps - 1) * spec.actions.dims().len();
+        widen(&self.x[past..], into);
         Ok(())
     }
 
@@ -165,21 +133,10 @@ impl Policy for Diffusion {
         self.noise.reset(epoch);
     }
 
-    fn inject(&mut self, fault: OutputFault) {
-        self.fault = fault;
-    }
-
-    fn modelled_cost(&self) -> Duration {
-        let costs = self.spec.costs;
-        costs.prefill + costs.step * self.rules.steps as u32
-    }
-
     fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {
         self.noise.give(noise)
     }
-}
 
-impl Inspect for Diffusion {
     fn first(&self) -> Result<&[f32], EngineError> {
         self.condition.session.output_f32(self.condition.condition)
     }

@@ -1,17 +1,23 @@
 //! Model families: how observations become graph inputs and graph outputs become rows.
 
 mod act;
+mod answer;
 mod bins;
+mod decoder;
 mod diffusion;
 mod flow;
+mod frame;
 mod noise;
 mod observation;
+mod oft;
+mod openvla;
 mod pi0;
 mod pi05;
 mod pi0_fast;
 mod prefix;
 mod schedule;
 mod smolvla;
+mod text;
 mod tokens;
 mod vla;
 
@@ -59,10 +65,7 @@ pub(crate) fn load(bundle: &Bundle, engine: &dyn Engine) -> Result<Box<dyn Inspe
     let graphs = Graphs { bundle, external: &external };
     let spec = bundle.spec();
     Ok(match spec.family {
-        FamilySpec::Pi0Fast(rules) => {
-            let parts = Parts::read(bundle, rules.prefix, rules.action_offset, "the action ids")?;
-            Box::new(pi0_fast::load(bundle, rules, parts, engine, &graphs)?)
-        }
+        FamilySpec::Pi0Fast(rules) => pi0_fast::load(bundle, rules, engine, &graphs)?,
         FamilySpec::Bins(rules) => {
             let parts = Parts::read(bundle, rules.prefix, rules.action_offset, "the action ids")?;
             Box::new(bins::load(rules, parts, engine, &graphs)?)
@@ -72,11 +75,13 @@ pub(crate) fn load(bundle: &Bundle, engine: &dyn Engine) -> Result<Box<dyn Inspe
             let parts = Parts::read(bundle, rules.prefix, room, "past the embedding table")?;
             Box::new(flow::Flow::load(rules, parts, engine, &graphs)?)
         }
-        FamilySpec::Diffusion(rules) => Box::new(diffusion::Diffusion::load(rules, spec.clone(), engine, &graphs)?),
+        FamilySpec::Diffusion(rules) => Box::new(diffusion::load(rules, spec.clone(), engine, &graphs)?),
         FamilySpec::SmolVla(rules) => Box::new(smolvla::load(bundle, rules, engine, &graphs)?),
         FamilySpec::Pi0(rules) => Box::new(pi0::load(bundle, rules, engine, &graphs)?),
         FamilySpec::Pi05(rules) => Box::new(pi05::load(bundle, rules, engine, &graphs)?),
-        FamilySpec::Act => Box::new(act::Act::load(spec.clone(), engine, &graphs)?),
+        FamilySpec::OpenVla(rules) => Box::new(openvla::load(bundle, rules, engine, &graphs)?),
+        FamilySpec::OpenVlaOft(rules) => Box::new(oft::load(bundle, rules, engine, &graphs)?),
+        FamilySpec::Act => Box::new(act::load(spec.clone(), engine, &graphs)?),
     })
 }
 
@@ -87,6 +92,11 @@ pub(crate) struct Graphs<'a> {
 }
 
 impl<'a> Graphs<'a> {
+    /// Whether the bundle has a graph of this name.
+    pub(crate) fn has(&self, name: &'static str) -> bool {
+        self.bundle.file(name).is_ok()
+    }
+
     pub(crate) fn source(&self, name: &'static str) -> Result<GraphSource<'a>, BundleError> {
         Ok(GraphSource { name, onnx: self.bundle.file(name)?, external: self.external })
     }

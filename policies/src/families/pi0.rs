@@ -2,8 +2,9 @@
 //! line feed.
 
 use super::Graphs;
+use super::frame::Frame;
 use super::smolvla::line;
-use super::vla::{Convention, StateIn, Vla};
+use super::vla::{self, Convention, StateIn, Vla};
 use crate::bundle::{Bundle, VlaSpec};
 use crate::engine::Engine;
 use crate::load::LoadError;
@@ -17,7 +18,13 @@ pub(super) fn load(
     rules: VlaSpec,
     engine: &dyn Engine,
     graphs: &Graphs<'_>,
-) -> Result<Vla, LoadError> {
-    let convention = Convention { state: StateIn::Denoise, prompt: line };
-    Vla::load(bundle, rules, convention, engine, graphs)
+) -> Result<Frame<Vla>, LoadError> {
+    let prompt = if rules.clean_instruction { clean_line } else { line };
+    let convention = Convention { state: StateIn::Denoise, prompt };
+    vla::load(bundle, rules, convention, engine, graphs)
+}
+
+/// openpi's form: the instruction stripped, `_` and line feeds as spaces, and a line feed.
+fn clean_line(instruction: &str, _state: &[f64]) -> String {
+    format!("{}\n", instruction.trim().replace(['_', '\n'], " "))
 }

@@ -3,7 +3,8 @@
 use endplate_tokenizers::{ACTION_PREFIX, discretise_state};
 
 use super::Graphs;
-use super::vla::{Convention, StateIn, Vla};
+use super::frame::Frame;
+use super::vla::{self, Convention, StateIn, Vla};
 use crate::bundle::{Bundle, VlaSpec};
 use crate::engine::Engine;
 use crate::load::LoadError;
@@ -17,9 +18,9 @@ pub(super) fn load(
     rules: VlaSpec,
     engine: &dyn Engine,
     graphs: &Graphs<'_>,
-) -> Result<Vla, LoadError> {
+) -> Result<Frame<Vla>, LoadError> {
     let convention = Convention { state: StateIn::Prompt, prompt };
-    Vla::load(bundle, rules, convention, engine, graphs)
+    vla::load(bundle, rules, convention, engine, graphs)
 }
 
 /// `Task: {instruction}, State: {bins};\nAction: `, the instruction stripped, `_` and line feeds as spaces; unlike

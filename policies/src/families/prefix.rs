@@ -6,11 +6,11 @@
 
 use core::ops::Range;
 
-use endplate_tokenizers::{ACTION_PREFIX, PromptTokenizer, discretise_state, fast_prefix};
+use endplate_tokenizers::{ACTION_PREFIX, PromptForm, PromptTokenizer, discretise_state, fast_prefix, openvla_prompt};
 
 use super::{Graphs, Lap, observation};
 use crate::bundle::safetensors::read_f32;
-use crate::bundle::{Bundle, BundleError, ModelShape, PolicySpec, PrefixSpec};
+use crate::bundle::{Bundle, BundleError, ModelShape, PolicySpec, PrefixSpec, PromptText};
 use crate::chunk::{ActionChunk, Stages};
 use crate::engine::{Contract, Engine, EngineError, InputSlot, OutputSlot, Session};
 use crate::image::ImageLoader;
@@ -48,10 +48,10 @@ impl Parts {
         let bad = |message: String| LoadError::Tokenizer { file: TEXT_TOKENIZER, message };
         let prompt = PromptTokenizer::from_bytes(bundle.file(TEXT_TOKENIZER)?, TEXT_TOKENIZER)
             .map_err(|error| bad(error.to_string()))?;
-        if prompt.vocab_size() > room {
-            return Err(bad(format!("has {} ids, which reach into {end} from {room}", prompt.vocab_size())));
+        if prompt.ids_end() > room {
+            return Err(bad(format!("has ids up to {}, which reach into {end} from {room}", prompt.ids_end())));
         }
-        let bos = prompt.id_of(BOS).ok_or_else(|| bad(format!("has no token {BOS}")))?;
+        let bos = shape.prompt.bos.or(prompt.id_of(BOS)).ok_or_else(|| bad(format!("has no token {BOS}")))?;
         Ok(Self { spec: bundle.spec().clone(), shape, embedding, prompt, bos })
     }
 }
@@ -158,12 +158,13 @@ impl Prefix {
     /// Rows of the prefix that hold nothing.
     pub(crate) fn padding(&self) -> Range<usize> {
         let m = self.model();
-        m.visual_tokens..m.prefix - self.text_ids.len()
+        let before = self.parts.shape.prompt.ids_before_images();
+        m.visual_tokens + before..m.prefix - (self.text_ids.len() - before)
     }
 
     /// Position of the first thing behind the prefix.
     pub(crate) fn end_position(&self) -> usize {
-        self.model().visual_tokens + self.text_ids.len()
+        self.model().visual_tokens + self.text_ids.len() + self.parts.shape.prompt.position_gap
     }
 
     /// Row `id` of the embedding table. Ids come from the prompt tokenizer and from the argmax over the vocabulary,
@@ -220,9 +221,16 @@ impl Prefix {
 
     /// The prompt's ids, or which word the policy does not know.
     pub(crate) fn prompt_ids(&self, instruction: &str, bins: &[i32]) -> Result<Vec<u32>, PolicyError> {
-        let text = fast_prefix(instruction, bins) + ACTION_PREFIX;
+        let prompt = &self.parts.shape.prompt;
+        let text = match prompt.text {
+            PromptText::Demonstration => fast_prefix(instruction, bins) + ACTION_PREFIX,
+            PromptText::OpenPi => PromptForm::OpenPiFast.prompt(instruction, bins),
+            PromptText::LeRobot => PromptForm::LeRobotFast.prompt(instruction, bins),
+            PromptText::OpenVla => openvla_prompt(instruction),
+        };
         let mut ids = self.parts.prompt.encode(&text)?;
         ids.insert(0, self.parts.bos);
+        ids.extend_from_slice(prompt.suffix.as_slice());
         let room = self.parts.shape.max_text_tokens;
         if ids.len() > room { Err(PolicyError::PromptTooLong { tokens: ids.len(), room }) } else { Ok(ids) }
     }
@@ -231,14 +239,18 @@ impl Prefix {
         let m = self.model();
         let text = self.text_ids.len();
         let padding = self.padding();
+        let prompt = self.parts.shape.prompt;
+        let (before, behind) = self.text_ids.split_at(prompt.ids_before_images());
 
         let visual = self.vision.session.output_f32(self.vision.visual)?;
         let x = self.prefill.session.input_f32_mut(self.prefill.x)?;
         let (seen, rest) = x.split_at_mut(padding.start * m.width);
         let (empty, said) = rest.split_at_mut(padding.len() * m.width);
-        seen.copy_from_slice(visual);
+        let (first, images) = seen.split_at_mut(before.len() * m.width);
+        images.copy_from_slice(visual);
         empty.fill(0.0);
-        for (row, id) in said.chunks_exact_mut(m.width).zip(&self.text_ids) {
+        let rows = first.chunks_exact_mut(m.width).chain(said.chunks_exact_mut(m.width));
+        for (row, id) in rows.zip(before.iter().chain(behind)) {
             row.copy_from_slice(embedding_row(&self.parts.embedding, m.width, *id));
         }
         let positions = self.prefill.session.input_i64_mut(self.prefill.positions)?;
@@ -254,9 +266,12 @@ impl Prefix {
         }
         if self.masked_for != Some(text) {
             let mask = self.prefill.session.input_f32_mut(self.prefill.mask)?;
-            for row in mask.chunks_exact_mut(m.prefix) {
+            for (query, row) in mask.chunks_exact_mut(m.prefix).enumerate() {
                 row.fill(0.0);
                 row[padding.clone()].fill(MASKED);
+                if prompt.is_causal() {
+                    row[query + 1..].fill(MASKED);
+                }
             }
             self.masked_for = Some(text);
         }

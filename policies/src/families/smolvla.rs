@@ -2,7 +2,8 @@
 //! a line feed.
 
 use super::Graphs;
-use super::vla::{Convention, StateIn, Vla};
+use super::frame::Frame;
+use super::vla::{self, Convention, StateIn, Vla};
 use crate::bundle::{Bundle, VlaSpec};
 use crate::engine::Engine;
 use crate::load::LoadError;
@@ -16,9 +17,9 @@ pub(super) fn load(
     rules: VlaSpec,
     engine: &dyn Engine,
     graphs: &Graphs<'_>,
-) -> Result<Vla, LoadError> {
+) -> Result<Frame<Vla>, LoadError> {
     let convention = Convention { state: StateIn::Prefix, prompt: line };
-    Vla::load(bundle, rules, convention, engine, graphs)
+    vla::load(bundle, rules, convention, engine, graphs)
 }
 
 /// The instruction as it is, ended by exactly one line feed where it has none.

@@ -7,47 +7,16 @@ use core::time::Duration;
 
 use endplate_tokenizers::{ActionTokenizer, Progress};
 
-use super::prefix::{Parts, Prefix, kv_names};
+use super::decoder::Decoder;
+use super::prefix::{Parts, Prefix};
 use super::{Graphs, Inspect, Lap};
 use crate::action_space::NormalisedRows;
-use crate::bundle::{ModelShape, PolicySpec, Strategy, TokenSpec};
+use crate::bundle::{PolicySpec, Strategy, TokenSpec};
 use crate::chunk::{ActionChunk, Stages};
-use crate::engine::{Contract, Engine, EngineError, GraphSource, InputSlot, OutputSlot, Session};
-use crate::kv::{KvShape, KvSlab};
+use crate::engine::{Engine, EngineError};
 use crate::load::LoadError;
 use crate::observation::{Budget, Committed, Epoch, Meter, Observation};
 use crate::policy::{OutputFault, Policy, PolicyError, Stage, StopReason};
-
-const DECODE: &str = "decode_k1.onnx";
-
-struct Decoder {
-    session: Box<dyn Session>,
-    x: InputSlot,
-    positions: InputSlot,
-    mask: InputSlot,
-    logits: OutputSlot,
-    /// Two per layer: keys, values.
-    new: Vec<OutputSlot>,
-    /// As `new`.
-    past: Vec<InputSlot>,
-}
-
-impl Decoder {
-    /// Loads a graph of one new token over a slab of `slab` rows.
-    fn load(engine: &dyn Engine, source: GraphSource<'_>, m: ModelShape, slab: usize) -> Result<Self, EngineError> {
-        let mut contract = Contract::new();
-        let x = contract.input_f32("x", &[1, 1, m.width]);
-        let positions = contract.input_i64("positions", &[1, 1]);
-        let mask = contract.input_f32("mask", &[1, 1, 1, slab + 1]);
-        let logits = contract.output_f32("logits", &[1, 1, m.vocabulary]);
-        let new =
-            kv_names("new", m.layers).map(|name| contract.output_f32(name, &[1, m.kv_heads, 1, m.head_dim])).collect();
-        let past = kv_names("past", m.layers)
-            .map(|name| contract.input_f32(name, &[1, m.kv_heads, slab, m.head_dim]))
-            .collect();
-        Ok(Self { session: engine.load(source, &contract)?, x, positions, mask, logits, new, past })
-    }
-}
 
 /// A policy that generates action tokens of the tokenizer `T`.
 pub(crate) struct TokenPolicy<T> {
@@ -57,7 +26,6 @@ pub(crate) struct TokenPolicy<T> {
     /// How many ids an injected garbage sequence draws from.
     garbage_ids: u32,
     decode: Decoder,
-    slab: KvSlab,
     tokens: Vec<u32>,
     /// Of these, those that were not the most likely.
     constrained: u32,
@@ -81,10 +49,9 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
         let m = parts.shape.model;
         let (horizon, dims) = (parts.spec.chunk.horizon, parts.spec.actions.dims().len());
         let prefix = Prefix::new(parts, engine, graphs, true)?;
-        let decode = Decoder::load(engine, graphs.source(DECODE)?, m, rules.slab)?;
+        let decode = Decoder::load(engine, graphs, m, rules.slab)?;
         Ok(Self {
             decode,
-            slab: KvSlab::new(KvShape { heads: m.kv_heads, head_dim: m.head_dim, capacity: rules.slab }),
             tokens: Vec::with_capacity(rules.max_tokens),
             constrained: 0,
             normalised: NormalisedRows::new(horizon, dims),
@@ -96,31 +63,10 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
         })
     }
 
-    /// Fills the slab with the prefix.
-    fn take_prefix(&mut self) -> Result<(), PolicyError> {
-        let rows = self.prefix.model().prefix;
-        self.slab.crop(0);
-        for (new, past) in self.prefix.keys_and_values().zip(&self.decode.past) {
-            self.slab.write(self.decode.session.input_f32_mut(*past)?, new?, rows)?;
-        }
-        self.slab.append(rows, self.prefix.padding())?;
-        Ok(())
-    }
-
-    /// Runs generated token number `index` through the decoder and takes it into the slab.
+    /// Runs generated token number `index` through the decoder.
     fn run_decode(&mut self, index: usize, token: u32) -> Result<(), PolicyError> {
-        let decode = &mut self.decode;
         let row = self.prefix.embedding(self.rules.action_offset as u32 + token);
-        decode.session.input_f32_mut(decode.x)?.copy_from_slice(row);
-        decode.session.input_i64_mut(decode.positions)?.fill((self.prefix.end_position() + index) as i64);
-        self.slab.causal_mask(1, decode.session.input_f32_mut(decode.mask)?)?;
-        decode.session.run()?;
-        for (new, past) in decode.new.iter().zip(&decode.past) {
-            let (rows, tensor) = decode.session.output_and_input_f32(*new, *past)?;
-            self.slab.write(tensor, rows, 1)?;
-        }
-        self.slab.append(1, 0..0)?;
-        Ok(())
+        self.decode.step(row, self.prefix.end_position() + index)
     }
 
     /// Generates until the chunk is complete.
@@ -130,8 +76,7 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
         self.tokenizer.reset();
         loop {
             let index = self.tokens.len();
-            let logits =
-                if index == 0 { self.prefix.logits()? } else { self.decode.session.output_f32(self.decode.logits)? };
+            let logits = if index == 0 { self.prefix.logits()? } else { self.decode.logits()? };
             let logits = &logits[self.rules.action_offset..];
             if !logits.iter().all(|value| value.is_finite()) {
                 return Err(PolicyError::NonFiniteLogits { token: index });
@@ -190,7 +135,7 @@ impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
         let mut lap = Lap::start();
         self.prefix.observe(observation, chunk, &mut meter, &mut stages, &mut lap)?;
 
-        self.take_prefix()?;
+        self.decode.take_prefix(&self.prefix)?;
         self.generate(&mut meter)?;
         stages.decode = lap.take();
         stages.tokens = self.tokens.len() as u32;
@@ -210,7 +155,7 @@ impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
     fn reset(&mut self, _epoch: Epoch) {
         // Nothing links one inference to the next; the token count behind the cost model starts over.
         self.tokens.clear();
-        self.slab.crop(0);
+        self.decode.clear();
     }
 
     fn inject(&mut self, fault: OutputFault) {

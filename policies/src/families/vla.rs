@@ -8,25 +8,20 @@
 //! Time runs from 1 (noise) to 0 (data), as in openpi: `x += −1/steps · velocity` at `1, 1 − 1/steps, …`. Positions and
 //! attention masks follow from `token_mask` inside the graphs.
 
-use core::time::Duration;
-
-use endplate_tokenizers::PromptTokenizer;
-
+use super::Graphs;
+use super::frame::{Frame, Network, widen};
 use super::noise::Noise;
-use super::observation::{self, Inputs};
+use super::observation::Inputs;
 use super::prefix::kv_names;
-use super::{Graphs, Inspect, Lap};
-use crate::action_space::NormalisedRows;
+use super::text::Prompt;
 use crate::bundle::{Bundle, PolicySpec, VlaSpec};
-use crate::chunk::{ActionChunk, Stages};
 use crate::engine::{Contract, Engine, EngineError, InputSlot, OutputSlot, Session};
 use crate::load::LoadError;
-use crate::observation::{Budget, Committed, Epoch, Meter, Observation};
-use crate::policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
+use crate::observation::{Epoch, Meter, Observation};
+use crate::policy::{ObservationError, PolicyError, Stage};
 
 const PREFIX: &str = "flow_prefix.onnx";
 const DENOISE: &str = "flow_denoise.onnx";
-const TEXT_TOKENIZER: &str = "text/tokenizer.json";
 
 /// Where a family puts the state.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -67,14 +62,11 @@ struct Denoise {
     velocity: OutputSlot,
 }
 
-/// A policy of one of the families.
-pub(super) struct Vla {
-    spec: PolicySpec,
+/// The network of one of the families.
+pub(crate) struct Vla {
     rules: VlaSpec,
     convention: Convention,
-    tokenizer: PromptTokenizer,
-    /// Put before every prompt.
-    bos: Option<u32>,
+    prompt: Prompt,
     prefix: Prefix,
     denoise: Denoise,
     noise: Noise,
@@ -85,89 +77,71 @@ pub(super) struct Vla {
     x: Vec<f32>,
     /// Velocity of the first step, `[H, W]`.
     first: Vec<f32>,
-    normalised: NormalisedRows,
-    fault: OutputFault,
 }
 
-impl Vla {
-    /// Loads the tokenizer and the graphs.
-    ///
-    /// # Errors
-    /// [`LoadError`] naming the file.
-    pub(super) fn load(
-        bundle: &Bundle,
-        rules: VlaSpec,
-        convention: Convention,
-        engine: &dyn Engine,
-        graphs: &Graphs<'_>,
-    ) -> Result<Self, LoadError> {
-        let spec = bundle.spec().clone();
-        let bad = |message: String| LoadError::Tokenizer { file: TEXT_TOKENIZER, message };
-        let tokenizer = PromptTokenizer::from_bytes(bundle.file(TEXT_TOKENIZER)?, TEXT_TOKENIZER)
-            .map_err(|error| bad(error.to_string()))?;
-        if tokenizer.vocab_size() > rules.vocabulary {
-            let message = format!("has {} ids and the embedding table {}", tokenizer.vocab_size(), rules.vocabulary);
-            return Err(bad(message));
-        }
-        if rules.bos.is_some_and(|id| id as usize >= rules.vocabulary) {
-            return Err(bad(format!("the embedding table of {} has no id {:?}", rules.vocabulary, rules.bos)));
-        }
+/// Loads the tokenizer and the graphs.
+///
+/// # Errors
+/// [`LoadError`] naming the file.
+pub(super) fn load(
+    bundle: &Bundle,
+    rules: VlaSpec,
+    convention: Convention,
+    engine: &dyn Engine,
+    graphs: &Graphs<'_>,
+) -> Result<Frame<Vla>, LoadError> {
+    let spec = bundle.spec().clone();
+    let prompt = Prompt::load(bundle, rules.vocabulary, rules.bos, &[], rules.max_text_tokens)?;
+    let kv = [1, rules.kv_heads, rules.prefix, rules.head_dim];
+    let mut contract = Contract::new();
+    let inputs = Inputs::declare_images(&mut contract, &spec);
+    let inputs = if convention.state == StateIn::Prefix { inputs.with_state(&mut contract, &spec) } else { inputs };
+    let tokens = contract.input_i64("tokens", &[1, rules.max_text_tokens]);
+    let mask = contract.input_i64("token_mask", &[1, rules.max_text_tokens]);
+    let new = kv_names("new", rules.layers).map(|name| contract.output_f32(name, &kv)).collect();
+    let prefix = Prefix { session: engine.load(graphs.source(PREFIX)?, &contract)?, inputs, tokens, mask, new };
 
-        let (horizon, dims) = (spec.chunk.horizon, spec.actions.dims().len());
-        let kv = [1, rules.kv_heads, rules.prefix, rules.head_dim];
-        let mut contract = Contract::new();
-        let inputs = Inputs::declare_images(&mut contract, &spec);
-        let inputs = if convention.state == StateIn::Prefix { inputs.with_state(&mut contract, &spec) } else { inputs };
-        let tokens = contract.input_i64("tokens", &[1, rules.max_text_tokens]);
-        let mask = contract.input_i64("token_mask", &[1, rules.max_text_tokens]);
-        let new = kv_names("new", rules.layers).map(|name| contract.output_f32(name, &kv)).collect();
-        let prefix = Prefix { session: engine.load(graphs.source(PREFIX)?, &contract)?, inputs, tokens, mask, new };
+    let mut contract = Contract::new();
+    let noisy = contract.input_f32("noisy", &[1, spec.chunk.horizon, rules.action_width]);
+    let time = contract.input_f32("time", &[1]);
+    let mask = contract.input_i64("token_mask", &[1, rules.max_text_tokens]);
+    let state = (convention.state == StateIn::Denoise).then(|| contract.input_f32("state", &[1, spec.state.len()]));
+    let past = kv_names("past", rules.layers).map(|name| contract.input_f32(name, &kv)).collect();
+    let velocity = contract.output_f32("velocity", &[1, spec.chunk.horizon, rules.action_width]);
+    let session = engine.load(graphs.source(DENOISE)?, &contract)?;
+    let values = spec.chunk.horizon * rules.action_width;
+    let network = Vla {
+        prefix,
+        denoise: Denoise { session, noisy, time, mask, state, past, velocity },
+        noise: Noise::new(values),
+        text_ids: Vec::with_capacity(rules.max_text_tokens),
+        state: vec![0.0; spec.state.len()],
+        x: vec![0.0; values],
+        first: vec![0.0; values],
+        rules,
+        convention,
+        prompt,
+    };
+    Ok(Frame::new(spec, network))
+}
 
-        let mut contract = Contract::new();
-        let noisy = contract.input_f32("noisy", &[1, horizon, rules.action_width]);
-        let time = contract.input_f32("time", &[1]);
-        let mask = contract.input_i64("token_mask", &[1, rules.max_text_tokens]);
-        let state = (convention.state == StateIn::Denoise).then(|| contract.input_f32("state", &[1, spec.state.len()]));
-        let past = kv_names("past", rules.layers).map(|name| contract.input_f32(name, &kv)).collect();
-        let velocity = contract.output_f32("velocity", &[1, horizon, rules.action_width]);
-        let session = engine.load(graphs.source(DENOISE)?, &contract)?;
-        let values = horizon * rules.action_width;
-        Ok(Self {
-            bos: rules.bos,
-            prefix,
-            denoise: Denoise { session, noisy, time, mask, state, past, velocity },
-            noise: Noise::new(values),
-            text_ids: Vec::with_capacity(rules.max_text_tokens),
-            state: vec![0.0; spec.state.len()],
-            x: vec![0.0; values],
-            first: vec![0.0; values],
-            normalised: NormalisedRows::new(horizon, dims),
-            fault: OutputFault::None,
-            spec,
-            rules,
-            convention,
-            tokenizer,
-        })
+/// Writes ids and fills the rest with 0.
+fn write_ids(into: &mut [i64], ids: impl ExactSizeIterator<Item = i64>) {
+    let used = ids.len();
+    for (slot, id) in into.iter_mut().zip(ids) {
+        *slot = id;
     }
+    into[used..].fill(0);
+}
 
-    /// The prompt's ids, or which word the policy does not know.
-    fn prompt_ids(&self, instruction: &str, state: &[f64]) -> Result<Vec<u32>, PolicyError> {
-        let mut ids = self.tokenizer.encode(&(self.convention.prompt)(instruction, state))?;
-        if let Some(bos) = self.bos {
-            ids.insert(0, bos);
-        }
-        let room = self.rules.max_text_tokens;
-        if ids.len() > room { Err(PolicyError::PromptTooLong { tokens: ids.len(), room }) } else { Ok(ids) }
-    }
-
-    /// Images, prompt and state into both graphs.
-    fn observe(&mut self, observation: &Observation<'_>) -> Result<(), PolicyError> {
+impl Network for Vla {
+    fn observe(&mut self, spec: &PolicySpec, observation: &Observation<'_>) -> Result<(), PolicyError> {
         for (dim, (value, position)) in self.state.iter_mut().zip(observation.state.position_rad.iter()).enumerate() {
-            *value = self.spec.state_normalisation.normalise(dim, *position);
+            *value = spec.state_normalisation.normalise(dim, *position);
         }
-        self.text_ids = self.prompt_ids(observation.instruction, &self.state)?;
+        self.text_ids = self.prompt.ids(&(self.convention.prompt)(observation.instruction, &self.state))?;
         let prefix = &mut self.prefix;
-        prefix.inputs.fill(&mut *prefix.session, &self.spec, observation)?;
+        prefix.inputs.fill(&mut *prefix.session, spec, observation)?;
         write_ids(prefix.session.input_i64_mut(prefix.tokens)?, self.text_ids.iter().map(|id| i64::from(*id)));
         let ones = || self.text_ids.iter().map(|_| 1);
         write_ids(prefix.session.input_i64_mut(prefix.mask)?, ones());
@@ -180,8 +154,16 @@ impl Vla {
         Ok(())
     }
 
+    fn prefill(&mut self) -> Result<(), PolicyError> {
+        Ok(self.prefix.session.run()?)
+    }
+
+    fn steps(&self) -> usize {
+        self.rules.steps
+    }
+
     /// Noise to data in `x`.
-    fn integrate(&mut self, meter: &mut Meter<'_>) -> Result<(), PolicyError> {
+    fn decode(&mut self, meter: &mut Meter<'_>) -> Result<(), PolicyError> {
         for (new, past) in self.prefix.new.iter().zip(&self.denoise.past) {
             let values = self.prefix.session.output_f32(*new)?;
             self.denoise.session.input_f32_mut(*past)?.copy_from_slice(values);
@@ -204,80 +186,28 @@ impl Vla {
         }
         Ok(())
     }
-}
 
-/// Writes ids and fills the rest with 0.
-fn write_ids(into: &mut [i64], ids: impl ExactSizeIterator<Item = i64>) {
-    let used = ids.len();
-    for (slot, id) in into.iter_mut().zip(ids) {
-        *slot = id;
-    }
-    into[used..].fill(0);
-}
-
-impl Policy for Vla {
-    fn spec(&self) -> &PolicySpec {
-        &self.spec
-    }
-
-    fn infer(
-        &mut self,
-        observation: &Observation<'_>,
-        committed: &Committed<'_>,
-        budget: Budget<'_>,
-        chunk: &mut ActionChunk,
-    ) -> Result<StopReason, PolicyError> {
-        let mut meter = Meter::new(budget, self.spec.costs);
-        let mut stages = Stages::default();
-        let mut lap = Lap::start();
-        observation::check(&self.spec, observation, chunk)?;
-        self.observe(observation)?;
-        stages.preprocess = lap.take();
-        self.prefix.session.run()?;
-        stages.prefill = lap.take();
-        meter.charge(Stage::Prefill)?;
-
-        self.integrate(&mut meter)?;
-        stages.decode = lap.take();
-        stages.passes = self.rules.steps as f64;
-
-        let dims = self.spec.actions.dims().len();
-        let rows = self.normalised.values_mut().chunks_exact_mut(dims);
+    fn rows(&self, spec: &PolicySpec, into: &mut [f64]) -> Result<(), PolicyError> {
+        let rows = into.chunks_exact_mut(spec.actions.dims().len());
         for (row, x) in rows.zip(self.x.chunks_exact(self.rules.action_width)) {
-            for (value, x) in row.iter_mut().zip(x) {
-                *value = f64::from(*x);
-            }
+            widen(x, row);
         }
-        self.fault.strike(self.normalised.values_mut());
-        self.spec.actions.to_absolute(&self.normalised, &observation.state.position_rad, chunk.rows_mut())?;
-        stages.postprocess = lap.take();
-        chunk.set(self.spec.chunk.row_period, observation.anchor, committed.epoch, None, stages);
-        Ok(StopReason::Complete)
+        Ok(())
     }
 
-    fn check_instruction(&self, instruction: &str) -> Result<(), PolicyError> {
-        self.prompt_ids(instruction, &vec![0.0; self.spec.state.len()]).map(drop)
+    fn check_instruction(&self, spec: &PolicySpec, instruction: &str) -> Result<(), PolicyError> {
+        let text = (self.convention.prompt)(instruction, &vec![0.0; spec.state.len()]);
+        self.prompt.ids(&text).map(drop)
     }
 
     fn reset(&mut self, epoch: Epoch) {
         self.noise.reset(epoch);
     }
 
-    fn inject(&mut self, fault: OutputFault) {
-        self.fault = fault;
-    }
-
-    fn modelled_cost(&self) -> Duration {
-        let costs = self.spec.costs;
-        costs.prefill + costs.step * self.rules.steps as u32
-    }
-
     fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {
         self.noise.give(noise)
     }
-}
 
-impl Inspect for Vla {
     fn text_ids(&self) -> &[u32] {
         &self.text_ids
     }

@@ -84,6 +84,13 @@ impl Copy {
         });
     }
 
+    /// Adds a file and lists its digest.
+    pub fn add(&self, file: &str, bytes: &[u8]) {
+        self.write(file, bytes);
+        let line = format!("[files]\n\"{file}\" = \"{}\"\n", sha256_hex(bytes));
+        self.edit(|text| text.replacen("[files]\n", &line, 1));
+    }
+
     /// Replaces a file and its digest: damage that digests do not catch.
     pub fn replace(&self, file: &str, bytes: &[u8]) {
         let (old, new) = (sha256_hex(&self.read(file)), sha256_hex(bytes));

@@ -3,12 +3,30 @@
 //! A benchmark is an entry of [`BENCHES`]: a name, a sentence, and a function that returns rows. Ratios come from
 //! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
 
+#[cfg(feature = "sim")]
+mod body;
+#[cfg(all(feature = "sim", feature = "serial"))]
+mod bus;
+#[cfg(feature = "sim")]
+mod camera_to_command;
+mod decode;
+#[cfg(feature = "sim")]
+mod jitter;
+mod peer;
+mod pipeline;
+mod scene;
+#[cfg(all(feature = "sim", unix))]
+mod start;
 mod tokenizer;
 
+use super::bundle::PolicyArguments;
 use super::error::{CliError, write};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
+
+/// What a table says of many timed calls.
+const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)];
 
 /// One row of a table: keys with their unit.
 pub type Row = Map<String, Value>;
@@ -20,11 +38,43 @@ struct Bench {
     run: fn(&BenchArguments) -> Result<Vec<Row>, CliError>,
 }
 
-const BENCHES: &[Bench] = &[Bench {
-    name: "tokenizer",
-    about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
-    run: tokenizer::rows,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "tokenizer",
+        about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
+        run: tokenizer::rows,
+    },
+    Bench {
+        name: "pipeline",
+        about: "what an inference costs beside the engine, by stage, from 640x480 cameras; the image path alone",
+        run: pipeline::rows,
+    },
+    Bench {
+        name: "decode",
+        about: "a token or a denoising step over the bare engine call inside it, and ONNX Runtime from Python (--peer)",
+        run: decode::rows,
+    },
+    #[cfg(all(feature = "sim", feature = "serial"))]
+    Bench {
+        name: "bus",
+        about: "the servo driver under the control loop on an emulated bus with a bad wire: what was damaged, caught, believed",
+        run: bus::rows,
+    },
+    #[cfg(feature = "sim")]
+    Bench {
+        name: "jitter",
+        about: "lateness of the control thread at 1 kHz beside a bare clock_nanosleep loop, and LeRobot's (--peer)",
+        run: jitter::rows,
+    },
+    #[cfg(feature = "sim")]
+    Bench {
+        name: "camera_to_command",
+        about: "our stages from a decoded frame to the sent command, two 640x480 cameras, in real time",
+        run: camera_to_command::rows,
+    },
+    #[cfg(all(feature = "sim", unix))]
+    Bench { name: "start", about: "from starting the process to the first command, --windows times", run: start::rows },
+];
 
 /// Arguments of `endplate bench`.
 #[derive(Args)]
@@ -38,7 +88,8 @@ pub struct BenchArguments {
     /// Write the rows here, one JSON object a line; `-` for standard output.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// tokenizer: a Python with numpy, scipy and tokenizers, to compare with; without it only our side is measured.
+    /// A Python to compare with, for tokenizer with numpy, scipy and tokenizers, for decode with numpy and onnxruntime;
+    /// without it only our side is measured.
     #[arg(long)]
     peer: Option<PathBuf>,
     /// tokenizer: a folder with FAST+'s tokenizer.json, processor_config.json and, to measure 50 × 7 chunks, the
@@ -50,19 +101,37 @@ pub struct BenchArguments {
     #[cfg(feature = "mcap")]
     #[arg(long, value_name = "FILE")]
     recording: Option<PathBuf>,
+    #[command(flatten)]
+    policy: PolicyArguments,
+    /// How long, s: bus (600 unless given); jitter and camera_to_command, each side, all windows together (60).
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// bus: share of answers with changed bytes.
+    #[arg(long, default_value_t = 0.01)]
+    corrupt: f64,
+    /// bus: share of answers that are lost.
+    #[arg(long, default_value_t = 0.01)]
+    drop: f64,
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,
-    /// Timed calls in a window.
+    /// Timed calls in a window; pipeline: inferences in all.
     #[arg(long, default_value_t = 400)]
     calls: usize,
+}
+
+impl BenchArguments {
+    /// Seconds of each side.
+    fn seconds(&self) -> f64 {
+        self.seconds.unwrap_or(60.0)
+    }
 }
 
 /// Runs a benchmark, prints its table and writes its rows.
 pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
     if arguments.list {
         for bench in BENCHES {
-            println!("{:<12} {}", bench.name, bench.about);
+            println!("{:<18} {}", bench.name, bench.about);
         }
         return Ok(());
     }
@@ -73,6 +142,9 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
     };
     if arguments.windows < 2 || arguments.calls < 10 {
         return Err(CliError::Input("--windows must be at least 2 and --calls at least 10".to_owned()));
+    }
+    if !(arguments.seconds() >= 0.02 * arguments.windows as f64 && arguments.seconds() <= 86_400.0) {
+        return Err(CliError::Input("--seconds must be at least 0.02 a window and at most 86400".to_owned()));
     }
     let mut rows = (bench.run)(arguments)?;
     for row in &mut rows {
@@ -95,13 +167,24 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
 
 /// One line a row; what many rows have in common is printed where it changes.
 fn print_table(rows: &[Row]) {
-    println!("{}; monotonic clock, read around each call; {}", machine(), build());
-    let shared = ["chunks", "peer", "chunk_count", "tokens_mean", "non_zero_share", "windows", "calls_per_window"];
+    println!("{}; monotonic clock, read around each call; {}; p50/p99/p99.9/max", machine(), build());
+    let shared = [
+        "granted",
+        "chunks",
+        "peer",
+        "chunk_count",
+        "bundle",
+        "graph",
+        "engine",
+        "cameras",
+        "inferences",
+        "refused",
+        "tokens_mean",
+        "non_zero_share",
+        "windows",
+        "calls_per_window",
+    ];
     let hidden = ["bench", "machine", "clock", "build", "what", "ids_equal_to_peer"];
-    let cell = |key: &str, value: &Value| match value {
-        Value::String(text) => format!("{key}: {text}"),
-        value => format!("{key} {value}"),
-    };
     let mut last = Vec::new();
     for row in rows {
         let common: Vec<String> = shared.iter().filter_map(|&key| Some(cell(key, row.get(key)?))).collect();
@@ -110,8 +193,35 @@ fn print_table(rows: &[Row]) {
             last = common;
         }
         let own = row.iter().filter(|(key, _)| ![&shared[..], &hidden].concat().contains(&key.as_str()));
-        let own: Vec<String> = own.map(|(key, value)| cell(key, value)).collect();
-        println!("  {:<22}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
+        let own: Vec<String> = own.filter_map(|(key, value)| own_cell(row, key, value)).collect();
+        println!("  {:<28}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
+    }
+}
+
+fn cell(key: &str, value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{key}: {text}"),
+        value => format!("{key} {value}"),
+    }
+}
+
+/// A key of one row; four quantiles make one cell, which stands where the first of them does.
+fn own_cell(row: &Row, key: &str, value: &Value) -> Option<String> {
+    let is_quantile = |name: &str| QUANTILES.iter().any(|(quantile, _)| *quantile == name);
+    let parts = key.rsplit_once('_').and_then(|(rest, unit)| Some((rest.rsplit_once('_')?, unit)));
+    let Some(((prefix, _), unit)) = parts.filter(|((_, name), _)| is_quantile(name)) else {
+        return Some(cell(key, value));
+    };
+    let all: Option<Vec<&Value>> =
+        QUANTILES.iter().map(|(name, _)| row.get(&format!("{prefix}_{name}_{unit}"))).collect();
+    let first = row.keys().find(|other| QUANTILES.iter().any(|(name, _)| **other == format!("{prefix}_{name}_{unit}")));
+    match all {
+        None => Some(cell(key, value)),
+        Some(_) if first.is_some_and(|first| first != key) => None,
+        Some(all) => {
+            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+            Some(format!("{prefix} {} {unit}", all.join("/")))
+        }
     }
 }
 
@@ -147,7 +257,7 @@ impl Samples {
 
     /// p50, p99, p99.9 and max under `prefix_…_unit`.
     pub fn put(&self, row: &mut Row, prefix: &str, unit: &str) {
-        for (name, p) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
+        for (name, p) in QUANTILES {
             row.insert(format!("{prefix}_{name}_{unit}"), json!(rounded(self.quantile(p))));
         }
     }
@@ -218,6 +328,15 @@ mod tests {
         let theirs: Vec<f64> = (0..24).map(|n| f64::from(n + 1)).collect();
         let shaky = Ratio::new(&theirs, &[1.0; 24]);
         assert!(shaky.interval.0 < shaky.median && shaky.median < shaky.interval.1);
+    }
+
+    #[test]
+    fn four_quantiles_are_printed_as_one_cell() {
+        let mut row = Row::new();
+        Samples((1..=1000).map(f64::from).collect()).put(&mut row, "host", "us");
+        row.insert("ratio_max".to_owned(), json!(2.0));
+        let cells: Vec<String> = row.iter().filter_map(|(key, value)| own_cell(&row, key, value)).collect();
+        assert_eq!(cells, ["host 500.0/990.0/999.0/1000.0 us", "ratio_max 2.0"]);
     }
 
     #[test]

@@ -8,7 +8,9 @@ use endplate_hal::{RobotSpec, robots};
 use endplate_policies::OrtOptions;
 #[cfg(feature = "ort")]
 use endplate_policies::engine::{EngineFile, ProviderList};
-use endplate_policies::{Bundle, BundleSource, EngineChoice, LoadError, Loaded, check_robot, load_policy};
+use endplate_policies::{
+    Bundle, BundleSource, EngineChoice, EngineRuns, LoadError, Loaded, check_robot, load_policy, load_policy_timed,
+};
 use include_dir::{Dir, include_dir};
 use indicatif::ProgressBar;
 #[cfg(feature = "ort")]
@@ -64,7 +66,25 @@ impl PolicyArguments {
 
     /// Opens the bundle and loads its policy on the engine.
     pub fn load(&self) -> Result<(Bundle, Loaded), CliError> {
+        let (bundle, loaded) = self.load_with(load_policy)?;
+        say_skipped(&loaded);
+        Ok((bundle, loaded))
+    }
+
+    /// As [`load`](Self::load), with every run of the engine timed; see [`load_policy_timed`] for `is_portable`.
+    pub fn load_timed(&self, is_portable: bool) -> Result<(Bundle, Loaded, EngineRuns), CliError> {
+        let (bundle, (loaded, runs)) =
+            self.load_with(|bundle, choice| load_policy_timed(bundle, choice, is_portable))?;
+        say_skipped(&loaded);
+        Ok((bundle, loaded, runs))
+    }
+
+    fn load_with<T>(
+        &self,
+        load: impl FnOnce(&Bundle, EngineChoice) -> Result<T, LoadError>,
+    ) -> Result<(Bundle, T), CliError> {
         let bundle = self.open()?;
+        super::startup::mark("bundle_checked");
         let choice = self.engine()?;
         let spinner = choice.gpu().map(|_| {
             let words = "loading the graphs; the first start on this machine builds engines, which can take minutes";
@@ -72,7 +92,7 @@ impl PolicyArguments {
             spinner.enable_steady_tick(Duration::from_millis(100));
             spinner
         });
-        let loaded = load_policy(&bundle, choice);
+        let loaded = load(&bundle, choice);
         if let Some(spinner) = spinner {
             spinner.finish_and_clear();
         }
@@ -80,9 +100,7 @@ impl PolicyArguments {
             LoadError::Engine(error) => CliError::Engine(error.to_string()),
             error => CliError::Refused(format!("{}: {error}", bundle.source())),
         })?;
-        for reason in &loaded.engine.skipped {
-            eprintln!("preferred execution provider left out: {reason}");
-        }
+        super::startup::mark("policy_loaded");
         Ok((bundle, loaded))
     }
 
@@ -121,6 +139,12 @@ impl PolicyArguments {
     }
 }
 
+fn say_skipped(loaded: &Loaded) {
+    for reason in &loaded.engine.skipped {
+        eprintln!("preferred execution provider left out: {reason}");
+    }
+}
+
 /// The built-in demonstration bundle.
 fn demonstration() -> &'static [(&'static str, &'static [u8])] {
     static FILES: OnceLock<Vec<(&'static str, &'static [u8])>> = OnceLock::new();
@@ -139,6 +163,10 @@ fn demonstration() -> &'static [(&'static str, &'static [u8])] {
 pub fn open_robot(file: Option<&PathBuf>) -> Result<RobotSpec, CliError> {
     match file {
         None => RobotSpec::from_toml_str(robots::SO101_SIM, "the built-in robot"),
+        Some(path) if path.as_os_str() == "so101_sim" => RobotSpec::from_toml_str(robots::SO101_SIM, "so101_sim"),
+        Some(path) if path.as_os_str() == "so101_emulated" => {
+            RobotSpec::from_toml_str(robots::SO101_EMULATED, "so101_emulated")
+        }
         Some(path) => RobotSpec::from_toml_str(&read_text(path)?, &path.display().to_string()),
     }
     .map_err(CliError::input)
@@ -146,10 +174,13 @@ pub fn open_robot(file: Option<&PathBuf>) -> Result<RobotSpec, CliError> {
 
 /// Refuses a bundle that does not fit a robot, with one line a mismatch.
 pub fn require_fit(bundle: &Bundle, robot: &RobotSpec) -> Result<(), CliError> {
-    let mismatches = check_robot(bundle.spec(), robot);
-    if mismatches.is_empty() {
+    let mismatches = check_robot(bundle.spec(), robot).into_iter().map(|mismatch| mismatch.to_string());
+    let lines: Vec<String> = mismatches
+        .chain(super::feasibility::problems(bundle.spec(), robot))
+        .map(|mismatch| format!("\n  {mismatch}"))
+        .collect();
+    if lines.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = mismatches.iter().map(|mismatch| format!("\n  {mismatch}")).collect();
     Err(CliError::Refused(format!("{} does not fit {}:{}", bundle.source(), robot.source, lines.concat())))
 }

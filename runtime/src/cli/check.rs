@@ -25,6 +25,21 @@ pub fn check(arguments: &CheckArguments) -> Result<(), CliError> {
     let bundle = arguments.policy.open()?;
     require_fit(&bundle, &robot)?;
     println!("{} ({}) fits {}", bundle.spec().name, &bundle.digest()[..12], robot.name);
+    for measured in &bundle.spec().quantisation {
+        println!(
+            "{} on {} against {}: actions apart by p99 {:.1e}, max {:.1e} rad{}, {:.2}x as fast ({} observations)",
+            bundle.spec().precision.name(),
+            measured.engine,
+            measured.from.get(..12).unwrap_or(&measured.from),
+            measured.action_error_p99_rad,
+            measured.action_error_max_rad,
+            measured
+                .argmax_agreement
+                .map_or_else(String::new, |share| format!(", {:.2} % of choices alike", share * 100.0)),
+            measured.speed,
+            measured.observations,
+        );
+    }
     let choice = arguments.policy.engine()?;
     let bound = MemoryBound::of(&bundle, choice.workspace_bytes());
     match available_memory(choice.gpu()) {

@@ -3,7 +3,9 @@
 use super::bundle::{EngineName, PolicyArguments};
 use super::error::CliError;
 use clap::Args;
+use endplate_hal::RealtimeSpec;
 use endplate_policies::load_policy;
+use endplate_runtime::power::PowerState;
 use endplate_runtime::realtime;
 use serde_json::json;
 use std::path::PathBuf;
@@ -17,6 +19,8 @@ pub struct DoctorArguments {
     /// ONNX Runtime library to try.
     #[arg(long, value_name = "FILE")]
     ort_library: Option<PathBuf>,
+    #[command(flatten)]
+    robot: super::doctor_robot::RobotDoctorArguments,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -99,13 +103,7 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
     }
     #[cfg(feature = "ort")]
     lines.extend(super::doctor_nvidia::lines(arguments.ort_library.as_ref()));
-    let rights = std::thread::spawn(|| {
-        let rights = realtime::request();
-        realtime::release();
-        rights
-    })
-    .join()
-    .map_err(|_| CliError::Failed("the real-time probe panicked".to_owned()))?;
+    let rights = realtime::probe(&RealtimeSpec::default());
     lines.push(Line {
         what: "real-time rights",
         pass: rights.is_granted(),
@@ -113,6 +111,15 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
         found: rights.describe(),
         fix: "run as root, or grant CAP_SYS_NICE and CAP_IPC_LOCK (LimitRTPRIO and LimitMEMLOCK in a systemd unit)",
     });
+    let power = PowerState::read();
+    lines.push(Line {
+        what: "thermal and power state",
+        pass: power.is_shown() && power.throttling().is_empty(),
+        need: if power.is_shown() { Need::Advised } else { Need::Optional },
+        found: power.describe(),
+        fix: "cool the machine, give it its full supply, or choose another power mode (nvpmodel on a Jetson)",
+    });
+    lines.extend(super::doctor_robot::lines(&arguments.robot, bundle.as_ref().ok(), &policy(EngineName::Tract))?);
     for line in &lines {
         if arguments.json {
             let Line { what, pass, need, found, fix } = line;

@@ -2,10 +2,9 @@
 
 use super::bundle::PolicyArguments;
 use super::error::{CliError, write};
+use super::recorded::observations;
 use clap::Args;
-use endplate_hal::{Frame, Instant};
-use endplate_policies::{OpenLoopInputs, infer_open_loop};
-use endplate_runtime::recorder::{RecordedInference, read_inferences};
+use endplate_policies::infer_open_loop;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -42,11 +41,7 @@ struct Report {
 /// Compares and prints.
 pub fn replay(arguments: &ReplayArguments) -> Result<(), CliError> {
     let (bundle, mut loaded) = arguments.policy.load()?;
-    let cameras: Vec<String> = bundle.spec().cameras.iter().map(|slot| slot.name.clone()).collect();
-    let recorded = read_inferences(&arguments.recording, &cameras).map_err(CliError::input)?;
-    if recorded.is_empty() {
-        return Err(CliError::Input(format!("{}: holds no inference", arguments.recording.display())));
-    }
+    let recorded = observations(&arguments.recording, bundle.spec())?;
     if bundle.spec().noise_shape().is_some() {
         println!("this policy starts from new noise in every answer: rows differ by as much as the noise makes");
     }
@@ -64,22 +59,7 @@ pub fn replay(arguments: &ReplayArguments) -> Result<(), CliError> {
         median_rad: 0.0,
     };
     let mut differences = Vec::new();
-    for RecordedInference { record, images } in recorded {
-        let frame = |image: endplate_runtime::recorder::RecordedImage| Frame {
-            width: image.width,
-            height: image.height,
-            data: image.data,
-            captured: Instant::ZERO,
-            available: Instant::ZERO,
-            sequence: 1,
-        };
-        let inputs = OpenLoopInputs {
-            frames: images.into_iter().map(frame).collect(),
-            state: record.state_rad.clone(),
-            past: Vec::new(),
-            instruction: record.instruction.clone(),
-            noise: None,
-        };
+    for (inputs, record) in recorded {
         let now = infer_open_loop(&mut *loaded.policy, &inputs);
         if !record.tokens.is_empty() {
             report.with_tokens += 1;

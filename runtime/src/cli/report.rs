@@ -1,6 +1,7 @@
 //! What a run says about itself: the JSON of `--json` and the summary on the terminal.
 
 use super::statistics::wilson;
+use super::supervision::SupervisionReport;
 use core::time::Duration;
 use endplate_hal::{JointSpec, Limit};
 use endplate_policies::EngineInfo;
@@ -18,11 +19,14 @@ pub struct Episode {
     pub instruction: String,
     /// The colour meant.
     pub target: String,
-    /// `success`, `wrong_pick`, `failure`.
+    /// `success`, `wrong_pick`, `failure`, or [`INTERRUPTED`].
     pub outcome: String,
     /// Simulated or real seconds.
     pub duration_s: f64,
 }
+
+/// The outcome of an episode that a signal ended; it does not count as an episode.
+pub const INTERRUPTED: &str = "interrupted";
 
 /// The control side of the report.
 #[derive(Clone, Debug, Serialize)]
@@ -80,6 +84,8 @@ pub struct RunReport {
     ladder: LadderCounts,
     faults: BTreeMap<String, u64>,
     command_digest: String,
+    #[serde(flatten)]
+    supervision: SupervisionReport,
 }
 
 /// What a report is made from.
@@ -114,6 +120,8 @@ pub struct RunFacts<'a> {
     pub deadline: Duration,
     /// Faults injected, by name.
     pub injected: BTreeMap<String, u64>,
+    /// What surrounded the run.
+    pub supervision: SupervisionReport,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -143,7 +151,7 @@ impl RunReport {
             latency_model: facts.latency_model,
             seed: facts.seed,
             bundle_digest: facts.bundle_digest.to_owned(),
-            episodes: facts.episodes.len(),
+            episodes: facts.episodes.len() - outcome(INTERRUPTED),
             successes: outcome("success"),
             wrong_picks: outcome("wrong_pick"),
             control: ControlReport {
@@ -180,6 +188,7 @@ impl RunReport {
             ladder: control.ladder,
             faults,
             command_digest: control.digest.hex(),
+            supervision: facts.supervision,
         }
     }
 
@@ -257,6 +266,12 @@ impl RunReport {
             "ladder     fresh {fresh}, continued {continued}, decelerated {decelerated}, held {held}, stopped {stopped}"
         )?;
         let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        for reason in &self.supervision.throttled {
+            writeln!(text, "throttled  {reason}: latencies are not this machine's best")?;
+        }
+        if let Some(signal) = self.supervision.stopped_by {
+            writeln!(text, "stopped    by {signal}")?;
+        }
         writeln!(text, "faults     {}", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") })?;
         if let Some(refusal) = &inference.last_refusal {
             writeln!(text, "last refusal of an answer or an observation: {refusal}")?;

@@ -6,7 +6,7 @@ use super::error::{CliError, write};
 use super::simulation;
 use clap::{Args, ValueEnum};
 use core::time::Duration;
-use endplate_hal::Pacing;
+use endplate_hal::RobotSpec;
 use std::path::PathBuf;
 
 /// Arguments of `endplate run`.
@@ -14,7 +14,8 @@ use std::path::PathBuf;
 pub struct RunArguments {
     #[command(flatten)]
     pub policy: PolicyArguments,
-    /// Robot description; without it, the built-in simulated robot.
+    /// Robot description: a file, or the name of a built-in one (`so101_sim`, `so101_emulated`); without it, the built-in
+    /// simulated robot.
     #[arg(long)]
     pub robot: Option<PathBuf>,
     /// Episodes to run, in simulated time unless `--realtime`; without it three, one per colour, on the real clock.
@@ -23,6 +24,9 @@ pub struct RunArguments {
     /// Seed of the first episode: scene and phrasing follow from it.
     #[arg(long, default_value_t)]
     pub seed: Seed,
+    /// On hardware: stop after so many seconds; without it, when interrupted.
+    #[arg(long)]
+    pub seconds: Option<f64>,
     /// What to tell the policy, instead of each episode's own sentence.
     #[arg(long)]
     pub instruction: Option<String>,
@@ -32,6 +36,16 @@ pub struct RunArguments {
     /// Run on the real clock.
     #[arg(long)]
     pub realtime: bool,
+    /// Refuse to start on the real clock unless the machine grants everything `[control.realtime]` asks for.
+    #[arg(long)]
+    pub require_realtime: bool,
+    /// Serve counters and quantiles in Prometheus text format at this loopback address, such as 127.0.0.1:9464.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
+    /// Kick this hardware watchdog while the control loop makes progress, such as /dev/watchdog. systemd's watchdog is
+    /// found by its environment.
+    #[arg(long, value_name = "DEVICE")]
+    pub watchdog_device: Option<PathBuf>,
     /// How long an inference takes in simulated time: `60ms`, `measured`, or `trace:FILE`.
     #[arg(long, default_value = "60ms")]
     pub latency: Option<String>,
@@ -118,20 +132,20 @@ pub const DEFAULT_LATENCY: &str = "60ms";
 /// Runs the job and prints its summary.
 pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let robot = open_robot(arguments.robot.as_ref())?;
-    if let Some(camera) = robot.cameras.iter().find(|camera| camera.driver != "sim") {
+    let is_real = is_real(&robot);
+    if let Some(camera) = robot.cameras.iter().find(|camera| (camera.driver == "sim") == is_real) {
+        let (driver, other) = if is_real { ("\"sim\"", "a servo bus") } else { ("a real one", "no servo bus") };
         return Err(CliError::Input(format!(
-            "{}: cameras[{}].driver = {:?}: this build drives \"sim\" only",
-            robot.source, camera.name, camera.driver
-        )));
-    }
-    if robot.control.pacing == Pacing::Hardware {
-        return Err(CliError::Input(format!(
-            "{}: control.pacing = \"hardware\": no driver of this build sets the pace: write \"timer\"",
-            robot.source
+            "{}: cameras[{}].driver is {driver} and the arm has {other}: describe devices of one world",
+            robot.source, camera.name
         )));
     }
     let (bundle, loaded) = arguments.policy.load()?;
     require_fit(&bundle, &robot)?;
+    #[cfg(feature = "serial")]
+    if is_real {
+        return super::real::run(arguments, &robot, &bundle, loaded);
+    }
     #[cfg(not(feature = "sim"))]
     {
         let _ = loaded;
@@ -146,6 +160,17 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
         }
         Ok(())
     }
+}
+
+/// Whether the description is of hardware: an arm on a bus that is not emulated.
+#[cfg(feature = "serial")]
+fn is_real(robot: &RobotSpec) -> bool {
+    super::devices::has_buses(robot) && !super::devices::is_emulated(robot)
+}
+
+#[cfg(not(feature = "serial"))]
+fn is_real(_: &RobotSpec) -> bool {
+    false
 }
 
 /// Parses a span such as `60ms`, `1.5ms` or `0.2s`.

@@ -2,8 +2,10 @@
 
 use super::error::{CliError, read_text, write};
 use super::frames::FrameSaver;
-use super::report::{Episode, RunFacts, RunReport};
+use super::report::{Episode, INTERRUPTED, RunFacts, RunReport};
 use super::run::{DEFAULT_LATENCY, Images, RunArguments, Task, parse_span};
+use super::startup;
+use super::supervision::{Supervision, has_stopped};
 use super::view::View;
 use core::time::Duration;
 use endplate_hal::{Camera, Clock, Instant, MonotonicClock, Robot, RobotSpec};
@@ -11,8 +13,8 @@ use endplate_policies::{Bundle, EngineInfo, Epoch, Loaded, OutputFault};
 use endplate_runtime::drive::simulated::{Latency, LatencyModel, Simulated};
 use endplate_runtime::drive::{CameraBank, CameraLoop, CameraWatch, Flow, camera_loops, realtime, simulated};
 use endplate_runtime::{
-    ControlCounts, ControlLoop, Event, FaultPlan, FaultWindow, Inbox, InferenceCounts, InferenceLoop, PlayRules,
-    RuntimeFault, Samples, Tick,
+    CameraHealth, ControlCounts, ControlLoop, Event, FaultPlan, FaultWindow, Inbox, InferenceCounts, InferenceLoop,
+    PlayRules, RuntimeFault, Samples, Tick,
 };
 use endplate_sim::fault::{Fault, FaultKind, FaultPlan as BodyFaults};
 use endplate_sim::look::Look;
@@ -23,7 +25,6 @@ use endplate_sim::scene::Scene;
 use endplate_sim::task::{self, COLOURS, Judge, MOVING_TIME_LIMIT, Outcome, TIME_LIMIT};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// From the start of an episode to activation: every camera has given a frame by then.
 const WARM_UP: Duration = Duration::from_millis(150);
@@ -54,9 +55,75 @@ pub struct Bench<'a> {
     saver: Option<FrameSaver>,
     recorder: Tape,
     view: View,
+    supervision: Supervision,
+    /// Emulated buses between control and world; after `control`, which speaks to them until it ends.
+    buses: Buses,
+    /// The clock of episodes in real time.
+    clock: Arc<MonotonicClock>,
     /// The present of simulated time.
     now: Instant,
     successes: usize,
+}
+
+/// The emulated buses of a run, if its robot description has any.
+#[derive(Default)]
+struct Buses {
+    #[cfg(feature = "serial")]
+    open: Vec<endplate_sim::bus::EmulatedBus>,
+    #[cfg(feature = "serial")]
+    reporters: super::devices::Reporters,
+}
+
+impl Buses {
+    /// The arms of the robot: behind their emulated buses, or the simulated arm itself.
+    #[cfg(feature = "serial")]
+    fn open(
+        spec: &RobotSpec,
+        world: &SimRobot,
+        clock: &Arc<MonotonicClock>,
+        on_real_clock: bool,
+    ) -> Result<(Robot, Self), CliError> {
+        use super::devices::{has_buses, open_arms};
+        if !has_buses(spec) {
+            return Self::none(world);
+        }
+        if !on_real_clock {
+            return Err(CliError::Input(format!("{}: a bus runs on the real clock: add --realtime", spec.source)));
+        }
+        let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
+        let arms = open_arms(spec, &clock, Some(world))?;
+        Ok((arms.robot, Self { open: arms.emulated, reporters: arms.reporters }))
+    }
+
+    #[cfg(not(feature = "serial"))]
+    fn open(_: &RobotSpec, world: &SimRobot, _: &Arc<MonotonicClock>, _: bool) -> Result<(Robot, Self), CliError> {
+        Self::none(world)
+    }
+
+    fn none(world: &SimRobot) -> Result<(Robot, Self), CliError> {
+        Ok((Robot::new(vec![Box::new(world.arm())]).map_err(CliError::failed)?, Self::default()))
+    }
+
+    #[cfg(feature = "serial")]
+    fn report(&self, view: &View) {
+        for (name, report) in &self.reporters {
+            view.line(&format!("bus        {}", super::devices::describe(name, &report())));
+        }
+        for bus in &self.open {
+            view.line(&format!("emulator   {:?}", bus.counts()));
+        }
+    }
+
+    #[cfg(not(feature = "serial"))]
+    fn report(&self, _: &View) {}
+
+    /// Whether there is a bus between control and world.
+    fn stand_between(&self) -> bool {
+        #[cfg(feature = "serial")]
+        return !self.open.is_empty();
+        #[cfg(not(feature = "serial"))]
+        false
+    }
 }
 
 /// Runs the episodes and reports.
@@ -72,10 +139,11 @@ pub fn run(
     announce(&view, bundle, &loaded.engine, loaded.golden.action_rad, on_real_clock, episodes);
     let engine = loaded.engine.clone();
     let mut bench = Bench::new(arguments, robot, bundle, loaded, view)?;
-    let clock = Arc::new(MonotonicClock::new());
+    let clock = Arc::clone(&bench.clock);
     let publish_clock = on_real_clock.then(|| Arc::clone(&clock));
     publish(arguments, &bench.spec, publish_clock, &mut bench.control, &bench.view)?;
     bench.record(bundle, on_real_clock.then_some(&*clock))?;
+    bench.supervision = Supervision::open(arguments, &bench.spec, on_real_clock, &bench.view)?;
     let mut per_episode = Vec::new();
     for index in 0..episodes {
         let (episode, _) =
@@ -86,8 +154,12 @@ pub fn run(
             episode.seed, episode.instruction, episode.outcome, episode.duration_s
         ));
         per_episode.push(episode);
+        if bench.supervision.stop.is_asked() {
+            break;
+        }
     }
     bench.recorder.finish(&mut bench.control, &mut bench.inference, &bench.view)?;
+    bench.buses.report(&bench.view);
     bench.view.finish();
     let beside = arguments.json.as_ref().filter(|_| bench.latency.is_measured() && !on_real_clock);
     if let Some(path) = arguments.write_trace.clone().or_else(|| beside.map(|json| json.with_extension("trace"))) {
@@ -95,7 +167,10 @@ pub fn run(
             bench.latency.charged().iter().map(|span| format!("{:.6}\n", span.as_secs_f64() * 1e3)).collect();
         write(&path, lines.concat())?;
     }
+    let nobody = Supervision::quiet(&bench.spec.control);
+    let supervision = std::mem::replace(&mut bench.supervision, nobody).finish();
     Ok(RunReport::new(RunFacts {
+        supervision,
         simulated_robot: true,
         simulated_time: !on_real_clock,
         latency_model: if on_real_clock { "real".to_owned() } else { latency_text(arguments).to_owned() },
@@ -276,11 +351,14 @@ impl<'a> Bench<'a> {
             execute_rows: bundle.spec().chunk.execute_rows,
             max_age: spec.control.max_chunk_age,
         };
-        let arms = Robot::new(vec![Box::new(world.arm())]).map_err(CliError::failed)?;
+        let clock = Arc::new(MonotonicClock::new());
+        let on_real_clock = arguments.realtime || arguments.episodes.is_none();
+        let (arms, buses) = Buses::open(&spec, &world, &clock, on_real_clock)?;
         let mut control = ControlLoop::new(spec.clone(), arms, rules).map_err(CliError::failed)?;
         let (producer, events) = rtrb::RingBuffer::new(EVENT_ROOM);
         control.set_events(producer);
         control.configure(START).map_err(CliError::failed)?;
+        let supervision = Supervision::quiet(&spec.control);
         Ok(Self {
             arguments,
             inference: InferenceLoop::new(policy, "", spec.control.deadline, spec.control.state_max_age),
@@ -298,6 +376,9 @@ impl<'a> Bench<'a> {
             watch,
             events,
             view,
+            supervision,
+            buses,
+            clock,
             now: START,
             successes: 0,
         })
@@ -409,6 +490,17 @@ impl<'a> Bench<'a> {
         self.control.tick(now, &nothing);
     }
 
+    /// A driver on a bus takes its time to believe that the arm stands elsewhere in a new scene.
+    fn bus_lags(&self, since: Duration) -> bool {
+        let is_behind = || {
+            let truth = self.world.joints_rad();
+            self.control.measured().is_none_or(|measured| {
+                measured.iter().zip(truth).any(|(measured, truth)| (measured - truth).abs() > 0.02)
+            })
+        };
+        self.buses.stand_between() && since < Duration::from_secs(4) && is_behind()
+    }
+
     fn time_limit(&self) -> Duration {
         match self.arguments.task {
             Task::Static => TIME_LIMIT,
@@ -436,6 +528,7 @@ impl<'a> Bench<'a> {
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
         let tape = &mut self.recorder;
+        let supervision = &self.supervision;
         let begin = now;
         now = simulated::run(
             &mut Simulated {
@@ -455,7 +548,9 @@ impl<'a> Bench<'a> {
             period,
             |now, tick| {
                 tape.pump(view);
-                watcher.look(now, start, tick, &world, view, events, saver.as_mut(), index)
+                supervision.enter_simulated(now, tick);
+                let flow = watcher.look(now, start, tick, &world, view, events, saver.as_mut(), index);
+                if supervision.stop.is_asked() { Flow::Stop } else { flow }
             },
         );
         self.now = now.saturating_add(period);
@@ -464,23 +559,33 @@ impl<'a> Bench<'a> {
 
     fn real_episode(&mut self, clock: &MonotonicClock, index: u64) -> Result<(Episode, Option<usize>), CliError> {
         let period = self.spec.control.period;
-        let stop = AtomicBool::new(false);
+        let stop = self.supervision.stop.clone();
+        let mut looks_at_rest = 0;
         let plan = self.plan(index);
         let start = clock.now();
         self.prepare(&plan, index, start);
-        while clock.now() < start.saturating_add(WARM_UP) {
+        // Until every camera has given a frame of this episode, and an emulated bus an answer.
+        let mut health = vec![CameraHealth::default(); self.watch.len()];
+        while (clock.now() < start.saturating_add(WARM_UP)
+            && !health.iter().all(|camera| camera.sequence > 0 && camera.captured >= start))
+            || self.bus_lags(clock.now().duration_since(start))
+        {
             let now = clock.now();
             self.warm_up(now);
+            self.watch.read(&mut health);
+            self.supervision.heartbeat.beat();
             clock.sleep_until(now.saturating_add(period));
         }
         let begin = clock.now();
         self.world.advance_to(begin);
         self.activate(begin)?;
+        startup::mark("activated");
         let mut watcher = Watcher::new(&plan, self.time_limit(), &self.world, begin, self.successes);
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
         let tape = &mut self.recorder;
         let mut plant = |now| world.advance_to(now);
+        let (stamps, heartbeat, mut onlooker) = self.supervision.split();
         let rights = realtime::run(
             realtime::Realtime {
                 clock,
@@ -492,20 +597,30 @@ impl<'a> Bench<'a> {
                 plant: Some(&mut plant),
                 faults: &self.faults,
                 instructions: std::slice::from_ref(&plan.changed),
-                estop: &stop,
+                estop: stop.flag(),
                 lateness: &mut self.lateness,
+                heartbeat: &heartbeat,
+                stamps,
             },
             start,
             TIME_LIMIT + WARM_UP + Duration::from_secs(1),
-            period,
-            |now, tick| match tick.inspect(|_| tape.pump(view)) {
-                Some(tick) => watcher.look(now, start, tick, &self.world, view, events, saver.as_mut(), index),
-                None => Flow::Continue,
+            &self.spec.control,
+            |now, tick| {
+                onlooker.look(clock, index, tick);
+                let Some(tick) = tick.inspect(|_| tape.pump(view)) else { return Flow::Continue };
+                let flow = watcher.look(now, start, tick, &self.world, view, events, saver.as_mut(), index);
+                match stop.is_asked() {
+                    false => flow,
+                    true if has_stopped(tick, &mut looks_at_rest) => Flow::Stop,
+                    // The controlled stop goes on, whatever has become of the cubes.
+                    true => Flow::Continue,
+                }
             },
         );
-        if index == 0 {
+        if self.supervision.rights.as_ref().is_some_and(|probed| *probed != rights) {
             self.view.line(&format!("control    {}", rights.describe()));
         }
+        self.supervision.rights = Some(rights);
         self.end(&plan, &watcher, begin, clock.now())
     }
 
@@ -517,13 +632,14 @@ impl<'a> Bench<'a> {
         now: Instant,
     ) -> Result<(Episode, Option<usize>), CliError> {
         self.control.deactivate().map_err(CliError::failed)?;
+        let interrupted = watcher.outcome.is_none() && self.supervision.stop.is_asked();
         let outcome = watcher.outcome.unwrap_or(Outcome::Failure);
         self.successes += usize::from(outcome == Outcome::Success);
         let episode = Episode {
             seed: plan.seed,
             instruction: plan.instruction.clone(),
             target: COLOURS[watcher.judge.target()].to_owned(),
-            outcome: outcome.name().to_owned(),
+            outcome: if interrupted { INTERRUPTED } else { outcome.name() }.to_owned(),
             duration_s: now.duration_since(begin).as_secs_f64(),
         };
         Ok((episode, watcher.judge.lifted()))

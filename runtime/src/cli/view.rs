@@ -39,6 +39,11 @@ impl View {
         Self { screen, is_quiet: false }
     }
 
+    /// Plain lines, also on a terminal.
+    pub fn plain() -> Self {
+        Self { screen: None, is_quiet: false }
+    }
+
     /// A view that shows nothing: whoever asked for it counts for itself.
     pub fn quiet() -> Self {
         Self { screen: None, is_quiet: true }
@@ -80,8 +85,7 @@ impl View {
         if self.is_quiet {
             return;
         }
-        let joint = event.joint.map(|joint| format!(", joint {joint}")).unwrap_or_default();
-        let text = format!("{seconds:8.2} s  {} → {:?}{joint}", event.cause.name(), event.rung);
+        let text = event_text(seconds, event);
         match &self.screen {
             Some(screen) => drop(screen.all.println(text)),
             None => eprintln!("{text}"),
@@ -96,4 +100,10 @@ impl View {
             }
         }
     }
+}
+
+/// A step down the ladder as one line.
+pub fn event_text(seconds: f64, event: &Event) -> String {
+    let joint = event.joint.map(|joint| format!(", joint {joint}")).unwrap_or_default();
+    format!("{seconds:8.2} s  {} → {:?}{joint}", event.cause.name(), event.rung)
 }

@@ -1,16 +1,18 @@
 //! Real time: camera, inference and control threads on the machine's clock.
 
+use super::control_thread::{ControlLinks, ControlThread, Shared};
 use super::{CameraBank, CameraLoop, CameraWatch, Flow};
-use crate::control::{CameraHealth, ControlLoop, ControlSnapshot, Inbox, Tick};
+use crate::control::{ControlLoop, ControlSnapshot, Tick};
 use crate::crossing::{Reader, Writer, triple_buffer};
 use crate::fault::FaultPlan;
 use crate::inference::{InferenceLoop, StepOutcome};
-use crate::metrics::Samples;
+use crate::metrics::{Samples, StampWriter};
 use crate::realtime::{self, RealtimeRights};
+use crate::watchdog::Heartbeat;
 use core::time::Duration;
-use endplate_hal::{Clock, Instant};
+use endplate_hal::{Clock, ControlSpec, Instant};
 use endplate_policies::{ActionChunk, Epoch};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 /// The parts of one robot in real time.
@@ -37,6 +39,10 @@ pub struct Realtime<'a> {
     pub estop: &'a AtomicBool,
     /// Where the lateness of every period is recorded.
     pub lateness: &'a mut Samples,
+    /// Beats once a period, after the command has been sent.
+    pub heartbeat: &'a Heartbeat,
+    /// Where the stamps of every command go.
+    pub stamps: &'a mut StampWriter,
 }
 
 /// How often the camera and plant threads look.
@@ -44,28 +50,19 @@ const POLL: Duration = Duration::from_millis(2);
 /// How often the inference thread looks whether a chunk is wanted.
 const IDLE: Duration = Duration::from_millis(1);
 
-struct Shared {
-    running: AtomicBool,
-    epoch: AtomicU64,
-    refused: AtomicU32,
-}
-
 /// Runs until `each`, called on the calling thread with the newest tick, ends it or `limit` has passed since `start`.
 /// Fault windows count from `start`. Returns what the machine granted the control thread.
 pub fn run(
     parts: Realtime,
     start: Instant,
     limit: Duration,
-    period: Duration,
+    rules: &ControlSpec,
     mut each: impl FnMut(Instant, Option<&Tick>) -> Flow,
 ) -> RealtimeRights {
-    let Realtime { clock, control, inference, cameras, bank, watch, plant, faults, instructions, estop, lateness } =
-        parts;
-    let shared = Shared {
-        running: AtomicBool::new(true),
-        epoch: AtomicU64::new(inference.epoch().0),
-        refused: AtomicU32::new(0),
-    };
+    let Realtime { clock, control, inference, cameras, bank, watch, plant, faults, instructions, estop, .. } = parts;
+    let Realtime { lateness, heartbeat, stamps, .. } = parts;
+    let period = rules.period;
+    let shared = Shared::new(inference.epoch());
     let template = inference.chunk().clone();
     let (chunk_writer, chunk_reader) = triple_buffer(|| template.clone());
     let (snapshot_writer, snapshot_reader) = triple_buffer(ControlSnapshot::new);
@@ -95,9 +92,13 @@ pub fn run(
         });
         scope.spawn(move || {
             // The receiver lives as long as this scope.
-            let _ = rights_sender.send(realtime::request());
-            let thread = ControlThread { clock, start, period, control, watch, faults, estop, lateness, shared };
-            thread.run(chunk_reader, snapshot_writer, tick_writer);
+            let _ = rights_sender.send(realtime::request(&rules.realtime));
+            let thread =
+                ControlThread { clock, start, rules, control, watch, faults, estop, lateness, heartbeat, stamps };
+            thread.run(
+                shared,
+                &mut ControlLinks { chunks: chunk_reader, snapshots: snapshot_writer, ticks: tick_writer },
+            );
         });
         loop {
             clock.sleep_until(clock.now().saturating_add(period));
@@ -110,8 +111,7 @@ pub fn run(
         }
         shared.running.store(false, Ordering::Release);
     });
-    let unknown = || Err("the control thread did not start".to_owned());
-    rights.recv().unwrap_or_else(|_| RealtimeRights { scheduling: unknown(), memory: unknown().map(|_: i32| ()) })
+    rights.recv().unwrap_or_else(|_| RealtimeRights::refused(&rules.realtime, "the control thread did not start"))
 }
 
 struct InferenceThread<'a> {
@@ -163,55 +163,6 @@ impl InferenceThread<'_> {
             }
             // Let the control loop take it over before asking again.
             answered = clock.now();
-        }
-    }
-}
-
-struct ControlThread<'a> {
-    clock: &'a dyn Clock,
-    start: Instant,
-    period: Duration,
-    control: &'a mut ControlLoop,
-    watch: &'a CameraWatch,
-    faults: &'a FaultPlan,
-    estop: &'a AtomicBool,
-    lateness: &'a mut Samples,
-    shared: &'a Shared,
-}
-
-impl ControlThread<'_> {
-    fn run(
-        self,
-        mut chunks: Reader<ActionChunk>,
-        mut snapshots: Writer<ControlSnapshot>,
-        mut ticks: Writer<Option<Tick>>,
-    ) {
-        let Self { clock, start, period, control, watch, faults, estop, lateness, shared } = self;
-        let mut health = vec![CameraHealth::default(); watch.len()];
-        let mut deadline = clock.now().saturating_add(period);
-        while shared.running.load(Ordering::Acquire) {
-            clock.sleep_until(deadline);
-            let now = clock.now();
-            let late = now.duration_since(deadline);
-            lateness.record(late);
-            // A missed period is skipped, never caught up in a burst.
-            let missed = u64::try_from(late.as_nanos() / period.as_nanos().max(1)).unwrap_or(u64::MAX);
-            let skipped = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
-            deadline = deadline.saturating_add(period.saturating_mul(skipped));
-            watch.read(&mut health);
-            let arrived = chunks.update();
-            let inbox = Inbox {
-                chunk: arrived.then(|| chunks.value()),
-                cameras: &health,
-                refused_in_a_row: shared.refused.load(Ordering::Acquire),
-                epoch: Epoch(shared.epoch.load(Ordering::Acquire)),
-                estop: estop.load(Ordering::Acquire) || faults.estop(now.duration_since(start)),
-                missed,
-            };
-            *ticks.slot() = control.tick(now, &inbox);
-            ticks.publish();
-            control.snapshot(now, snapshots.slot());
-            snapshots.publish();
         }
     }
 }

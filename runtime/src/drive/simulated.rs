@@ -6,7 +6,7 @@ use crate::fault::FaultPlan;
 use crate::inference::{InferenceLoop, StepOutcome};
 use core::time::Duration;
 use endplate_hal::Instant;
-use endplate_policies::{ActionChunk, Epoch};
+use endplate_policies::{ActionChunk, Epoch, Trace};
 
 /// How long an answer takes in simulated time.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,9 +105,11 @@ pub fn run(
             changes += 1;
             parts.inference.instruct(next, Epoch(first_epoch.0 + changes));
         }
-        let due = waiting.is_some_and(|(at, _)| at <= now);
+        let inferred = waiting.map_or(now, |(at, _)| at);
+        let due = inferred <= now && waiting.is_some();
         let chunk: Option<&ActionChunk> = if due && waiting.take().is_some_and(|(_, answered)| answered) {
             arrived.copy_from(parts.inference.chunk());
+            arrived.set_trace(Trace { inferred, ..*arrived.trace() });
             Some(&arrived)
         } else {
             None

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use endplate_hal::{Arm, BusError, Camera, CameraError, Frame, Instant, JointState, JointVec, SafeCommand, Sent};
+use endplate_hal::{
+    Arm, BusError, Camera, CameraError, Clock, Frame, Instant, JointState, JointVec, SafeCommand, Sent,
+};
 
 use super::{CLOCK_STEP, Shared, lock};
 use crate::fault::FaultKind;
@@ -10,7 +12,7 @@ use crate::model::JOINTS;
 use crate::physics::{ENCODER_COUNTS, quantise_rad};
 
 /// How far a `state_jump` is off, and at which joint.
-const JUMP: (usize, f64) = (2, 0.8);
+pub(super) const JUMP: (usize, f64) = (2, 0.8);
 
 /// What the arm's bus sees: the newest joint state and the latched goal.
 pub(super) struct ArmPort {
@@ -132,6 +134,21 @@ impl Arm for SimArm {
         }
         port.torque_on = on;
         Ok(())
+    }
+
+    fn sets_the_pace(&self) -> bool {
+        self.shared.cycle.is_some()
+    }
+
+    /// The cycles of this arm's electronics begin at whole multiples of their length.
+    fn wait_for_cycle(&mut self, clock: &dyn Clock, until: Instant) -> bool {
+        let Some(cycle) = self.shared.cycle.map(|cycle| cycle.as_nanos() as u64).filter(|&cycle| cycle > 0) else {
+            clock.sleep_until(until);
+            return false;
+        };
+        let next = Instant::from_nanos((clock.now().as_nanos() / cycle + 1) * cycle);
+        clock.sleep_until(next.min(until));
+        next <= until
     }
 }
 

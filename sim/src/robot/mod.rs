@@ -14,7 +14,7 @@ mod devices;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use endplate_hal::{Frame, Instant, JointState, JointVec, RobotSpec};
+use endplate_hal::{Frame, Instant, JointState, JointVec, Pacing, RobotSpec};
 
 use devices::{ArmPort, CameraPort, Delivery};
 pub use devices::{SimArm, SimCamera};
@@ -58,6 +58,8 @@ pub struct SimOptions {
     pub look: Look,
     /// Faults of body and sensors; other kinds in the plan are the runtime's business.
     pub faults: Arc<FaultPlan>,
+    /// The cycle of the arm's own electronics, where they set the pace of the control loop.
+    pub cycle: Option<Duration>,
 }
 
 impl SimOptions {
@@ -76,7 +78,8 @@ impl SimOptions {
                 phase: Duration::from_millis(3 + 6 * index as u64),
             })
             .collect();
-        Self { cameras, look: Look::default(), faults: Arc::default() }
+        let cycle = (spec.control.pacing == Pacing::Hardware).then_some(spec.control.period);
+        Self { cameras, look: Look::default(), faults: Arc::default(), cycle }
     }
 }
 
@@ -139,6 +142,7 @@ struct Shared {
     arm: Mutex<ArmPort>,
     cameras: Vec<(SimCameraOptions, Mutex<CameraPort>)>,
     faults: Arc<FaultPlan>,
+    cycle: Option<Duration>,
 }
 
 /// A panic elsewhere leaves plain numbers behind a lock, which stay usable.
@@ -158,7 +162,7 @@ impl SimRobot {
     /// # Errors
     /// [`SimError`] for a camera the model lacks, a rate out of range, or a fault on an unknown camera.
     pub fn new(model: Arc<Model>, scene: &Scene, options: SimOptions, now: Instant) -> Result<Self, SimError> {
-        let SimOptions { cameras, look, faults } = options;
+        let SimOptions { cameras, look, faults, cycle } = options;
         let known = || cameras.iter().map(|camera| camera.name.clone()).collect::<Vec<_>>();
         for fault in faults.faults() {
             if fault.camera.as_ref().is_some_and(|camera| !known().contains(camera)) {
@@ -190,7 +194,13 @@ impl SimRobot {
         let arm = ArmPort { origin: now, state: sample(&physics, now), goal_rad: physics.goal(), torque_on: true };
         let engine = Engine { physics, origin: now, shutters, look, motion: None, poses: Vec::new() };
         Ok(Self {
-            shared: Arc::new(Shared { engine: Mutex::new(engine), arm: Mutex::new(arm), cameras: ports, faults }),
+            shared: Arc::new(Shared {
+                engine: Mutex::new(engine),
+                arm: Mutex::new(arm),
+                cameras: ports,
+                faults,
+                cycle,
+            }),
         })
     }
 
@@ -326,6 +336,39 @@ impl SimRobot {
     /// Latched goals, rad.
     pub fn goal_rad(&self) -> [f64; JOINTS] {
         lock(&self.shared.arm).goal_rad
+    }
+
+    /// Position (rad) and velocity (rad/s) of a joint as its encoder has them, a `state_jump` included: for an emulated
+    /// bus.
+    pub fn measured(&self, joint: usize) -> (f64, f64) {
+        let (state, elapsed) = {
+            let port = lock(&self.shared.arm);
+            (port.state, port.state.stamp.duration_since(port.origin))
+        };
+        let is_off = joint == devices::JUMP.0 && self.shared.faults.strikes(FaultKind::StateJump, None, elapsed);
+        let jump = if is_off { devices::JUMP.1 } else { 0.0 };
+        (state.position_rad[joint] + jump, state.velocity_rad_s[joint])
+    }
+
+    /// Latches the goal of one joint, rad.
+    pub fn latch_goal(&self, joint: usize, goal_rad: f64) {
+        lock(&self.shared.arm).goal_rad[joint] = goal_rad;
+    }
+
+    /// Switches the torque of all joints.
+    pub fn latch_torque(&self, on: bool) {
+        lock(&self.shared.arm).torque_on = on;
+    }
+
+    /// Whether a fault keeps the servos from answering at present.
+    pub fn is_bus_silent(&self) -> bool {
+        let elapsed = {
+            let port = lock(&self.shared.arm);
+            port.state.stamp.duration_since(port.origin)
+        };
+        [FaultKind::StateLoss, FaultKind::BusError]
+            .into_iter()
+            .any(|kind| self.shared.faults.strikes(kind, None, elapsed))
     }
 
     /// The faults and how often each struck.

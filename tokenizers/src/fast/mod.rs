@@ -42,6 +42,7 @@ mod unicode;
 #[cfg(test)]
 mod vectors;
 
+pub(crate) use bytes::byte_to_char;
 pub use codec::FastCodec;
 pub use error::{CodecError, FitError, LoadError, SaveError};
 pub use fit::FitOptions;

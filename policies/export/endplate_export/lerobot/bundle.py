@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+from ..description import dumps, seal
 from . import ExportError, embodiment as embodiments, graphs, statistics
 from .checkpoint import ACTION, STATE, WEIGHTS, Checkpoint
 from .embodiment import Embodiment
@@ -48,7 +48,17 @@ class Table:
     instruction: str = ""  # that of the golden samples, for a family that reads one
     tables: dict[str, dict] = field(default_factory=dict)
     costs: tuple[str, ...] = ()  # keys of [budget]
-    probes: tuple[str, ...] = ()  # keys of [engines] beside action_rad, with the golden arrays of the same names
+    probes: tuple[str, ...] = ()  # keys of [engines] beside action_rad
+    arrays: dict[str, str] = field(default_factory=dict)  # probe -> golden array, where that has another name
+    candidates: int = 0  # observations to try where not every one has an answer; 0: as many as golden samples
+
+    def array(self, probe: str) -> str:
+        """The golden array of a probe."""
+        return self.arrays.get(probe, probe)
+
+
+class Incomplete(Exception):
+    """The source model itself gives no whole action on this observation."""
 
 
 class Family(Protocol):
@@ -75,6 +85,7 @@ class Source:
     policy: torch.nn.Module
     preprocessor: object
     postprocessor: object
+    origin: str = ""  # what is compared against
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Camera name -> (h, w) of the feature."""
@@ -106,6 +117,11 @@ class Source:
         """Normalised rows [H, D] in the robot's units, by the bundle's own arithmetic in f64."""
         kind, entries = statistics.vector(self.checkpoint, ACTION, self.embodiment.action)
         return np.stack([denormalise(kind, entry, normalised[:, i].astype(np.float64)) for i, entry in enumerate(entries)], 1)
+
+    def anchor(self, sample: Sample) -> np.ndarray:
+        """What relative actions are added to, [D]: the observed value of the joint of the same name."""
+        state = {dim.name: value for dim, value in zip(self.embodiment.state, sample.state)}
+        return np.array([state[dim.name] if dim.kind == "joint_rel" else 0.0 for dim in self.embodiment.action])
 
     def answer(self, rows: torch.Tensor) -> np.ndarray:
         """LeRobot's normalised rows [1, H, D] through LeRobot's postprocessor, in the robot's units [H, D]."""
@@ -153,8 +169,12 @@ def load(checkpoint: Checkpoint, embodiment: Embodiment) -> Source:
         if found is None or not torch.equal(found.float(), values.float()):
             raise ExportError(WEIGHTS, name, "not loaded" if found is None else "another value", f"LeRobot {lerobot_version()} did not load it as it is; save the checkpoint again with that version")
     device = {"device_processor": {"device": "cpu"}}
-    pre, post = make_pre_post_processors(config, pretrained_path=folder, preprocessor_overrides=device, postprocessor_overrides=device)
-    return Source(checkpoint, embodiment, policy.float().eval(), pre, post)
+    before = dict(device)
+    if checkpoint.family == "pi0_fast":
+        # LeRobot does not save this name and would ask for PaliGemma's; the step does nothing without an action.
+        before["action_tokenizer_processor"] = {"paligemma_tokenizer_name": config.text_tokenizer_name}
+    pre, post = make_pre_post_processors(config, pretrained_path=folder, preprocessor_overrides=before, postprocessor_overrides=device)
+    return Source(checkpoint, embodiment, policy.float().eval(), pre, post, f"LeRobot {lerobot_version()}")
 
 
 def tensors(path: Path):
@@ -172,13 +192,13 @@ def lerobot_version() -> str:
     return lerobot.__version__
 
 
-def golden_samples(source: Source, sizes: dict[str, tuple[int, int]], observations: int = 1) -> list[Sample]:
+def golden_samples(source: Source, sizes: dict[str, tuple[int, int]], observations: int = 1, count: int = SAMPLES) -> list[Sample]:
     """Smooth random images and states inside the training distribution, from a fixed seed; the last of ``observations``
     moments carries the earlier ones."""
     rng = np.random.default_rng(SEED)
     kind, entries = statistics.vector(source.checkpoint, STATE, source.embodiment.state)
     moments = []
-    for _ in range(SAMPLES * observations):
+    for _ in range(count * observations):
         images = {}
         for name, (h, w) in sizes.items():
             y, x = np.mgrid[0:h, 0:w] / max(h, w)
@@ -227,46 +247,42 @@ def _fill(source: Source, family: Family, folder: Path, name: str, description: 
     family.write(folder, shared)
     shared.close()
     sizes = getattr(family, "sizes", source.sizes)()
-    samples = golden_samples(source, sizes, table.observations)
+    samples = answered(family, golden_samples(source, sizes, table.observations, table.candidates or SAMPLES))
     width = statistics.action_range(checkpoint, embodiment.action)
     worst, probes, times = 0.0, dict.fromkeys(table.probes, 0.0), {key: [] for key in table.costs}
     for sample in samples:
-        sample.instruction = table.instruction
-        family.reference(sample)
         for _ in range(5):
             found, normalised, took = family.replay(folder, sample)
             for key in table.costs:
                 times[key].append(took[key])
         worst = max(worst, float((np.abs(source.absolute(normalised) - sample.actions) / width).max()))
         for key in table.probes:
-            probes[key] = max(probes[key], float(np.abs(found[key] - sample.arrays[key]).max()))
+            probes[key] = max(probes[key], float(np.abs(found[key] - sample.arrays[table.array(key)]).max()))
     measured = ", ".join(f"{key} {value:.1e}" for key, value in probes.items())
     report = [
-        f"{checkpoint.family} of LeRobot {lerobot_version()} (torch {torch.__version__}) in ONNX Runtime {onnxruntime.__version__}: "
+        f"{checkpoint.family} of {source.origin} (torch {torch.__version__}) in ONNX Runtime {onnxruntime.__version__}: "
         f"largest error {worst:.1e} of the action range at model resolution ({measured}); {len(samples)} samples"
     ]
     if not worst <= ALLOWED:
-        raise ExportError(checkpoint.folder, "", "", f"the graphs do not give LeRobot's actions: {report[0]}; at most {ALLOWED:.0e} is allowed")
+        raise ExportError(checkpoint.folder, "", "", f"the graphs do not give {source.origin.split()[0]}'s actions: {report[0]}; at most {ALLOWED:.0e} is allowed")
     arrays = {}
     for i, sample in enumerate(samples):
         arrays |= {f"{key}_{i}": values for key, values in observed(sample).items()}
-        arrays[f"actions_{i}"] = sample.actions
+        arrays[f"actions_{i}"] = sample.actions + source.anchor(sample)
         arrays |= {f"{key}_{i}": values for key, values in sample.arrays.items()}
     np.savez_compressed(folder / "golden.npz", **{key: np.ascontiguousarray(values) for key, values in arrays.items()})
-    for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    digests = {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    digests = seal(folder)
     state_kind, state = statistics.vector(checkpoint, STATE, embodiment.state)
     action_kind, action = statistics.vector(checkpoint, ACTION, embodiment.action)
     # In normalised units the narrowest action bounds what its outputs may move.
     normalised_width = width / np.array([_unit(action_kind, entry) for entry in action])
-    tolerance = {key: _short(10 * ALLOWED * max(1.0, float(np.abs(np.concatenate([s.arrays[key].ravel() for s in samples])).max()))) for key in table.probes}
+    tolerance = {key: _short(10 * ALLOWED * max(1.0, float(np.abs(np.concatenate([s.arrays[table.array(key)].ravel() for s in samples])).max()))) for key in table.probes}
     if "output" in tolerance:
         tolerance["output"] = _short(ALLOWED * float(normalised_width.min()))
     tolerance["action_rad"] = _short(ALLOWED * float(width.min()))
     budget = {key: float(f"{sorted(values)[len(values) // 2] + 0.005:.2f}") for key, values in times.items()}
     report.append("one thread, ms: " + ", ".join(f"{key[:-3]} {value}" for key, value in budget.items()))
-    (folder / "policy.toml").write_text(toml({
+    (folder / "policy.toml").write_text(dumps({
         "format": 1, "name": name, "family": checkpoint.family, "robot": embodiment.robot, "precision": "f32", "description": description,
         "engines": {"tract": tolerance, "ort": tolerance},
         "files": digests,
@@ -287,6 +303,22 @@ def _fill(source: Source, family: Family, folder: Path, name: str, description: 
     return report
 
 
+def answered(family: Family, candidates: list[Sample]) -> list[Sample]:
+    """The first golden samples for which the source model has an answer, with it."""
+    samples, why = [], ""
+    for sample in candidates:
+        sample.instruction = family.table.instruction
+        try:
+            family.reference(sample)
+        except Incomplete as error:
+            why = str(error)
+            continue
+        samples.append(sample)
+        if len(samples) == SAMPLES:
+            return samples
+    raise ExportError("model.safetensors", "", "", f"of {len(candidates)} made-up observations {len(samples)} have an answer and {SAMPLES} are needed: {why}; train longer")
+
+
 def _unit(kind: str, entry: dict[str, float]) -> float:
     """The robot's units in one normalised unit."""
     return entry["std"] if kind == "mean_std" else (entry["high"] - entry["low"]) / 2 if kind == "range" else 1.0
@@ -302,29 +334,6 @@ def timed(times: dict[str, float], key: str, call):
     result = call()
     times[key] = times.get(key, 0.0) + 1000 * (time.perf_counter() - start)
     return result
-
-
-def toml(values: dict) -> str:
-    """TOML of nested dicts: scalars first, a dict is a table, a list of dicts an array of tables."""
-    lines = [f"{key} = {_value(value)}" for key, value in values.items() if not isinstance(value, (dict, list))]
-    for name, table in values.items():
-        for one in table if isinstance(table, list) else [table] if isinstance(table, dict) else []:
-            lines += ["", f"[[{name}]]" if isinstance(table, list) else f"[{name}]"]
-            lines += [f"{_value(key) if name == 'files' else key} = {_value(value)}" for key, value in one.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _value(value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
-    if isinstance(value, float):
-        text = repr(value)
-        return text if any(c in text for c in ".en") else text + ".0"
-    return str(int(value))
 
 
 def open_embodiment(checkpoint: Checkpoint, path: Path | None) -> Embodiment:

@@ -59,13 +59,14 @@ class Embodiment:
         return 1.0 / self.fps
 
 
-def read(path: Path, states: int, actions: int) -> Embodiment:
-    """Reads the file for a policy of so many dimensions. Raises ExportError naming the key."""
+def read(path: Path, states: int | None, actions: int | None, relative: bool = False) -> Embodiment:
+    """Reads the file for a policy of so many dimensions; None takes any. ``relative``: an action may be one to the observed
+    joint. Raises ExportError naming the key."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExportError(
-            path, "", "", f"missing; a checkpoint names no joints, units or rate: write them there ({states} [[state]], {actions} [[action]]; "
+            path, "", "", f"missing; a checkpoint names no joints, units or rate: write them there ({states or 'some'} [[state]], {actions} [[action]]; "
             "its form is in the documentation) or name another file with --embodiment"
         ) from None
     except tomllib.TOMLDecodeError as error:
@@ -78,9 +79,11 @@ def read(path: Path, states: int, actions: int) -> Embodiment:
     lists = []
     for name, needed in (("state", states), ("action", actions)):
         entries = values.get(name, [])
-        if len(entries) != needed:
+        if needed is None and not entries:
+            raise ExportError(path, f"[[{name}]]", "0 entries", "name the joints that are observed, although the policy does not read them")
+        if needed is not None and len(entries) != needed:
             raise ExportError(path, f"[[{name}]]", f"{len(entries)} entries", f"the policy has {needed} dimensions")
-        lists.append(tuple(_dim(path, f"{name}[{i}]", entry, name == "action") for i, entry in enumerate(entries)))
+        lists.append(tuple(_dim(path, f"{name}[{i}]", entry, name == "action", relative) for i, entry in enumerate(entries)))
     return Embodiment(
         values["robot"], _number(path, values, "fps", None, above=0.0), _number(path, values, "observation_lag_s", 0.0), _number(path, values, "max_skew_s", 0.05), *lists
     )
@@ -94,7 +97,7 @@ def _number(path: Path, table: dict, key: str, default: float | None, above: flo
     return float(value)
 
 
-def _dim(path: Path, where: str, entry: dict, is_action: bool) -> Dim:
+def _dim(path: Path, where: str, entry: dict, is_action: bool, relative: bool) -> Dim:
     known = {"name", "unit", "scale", "offset"} | ({"kind", "interpolation", "blending"} if is_action else set())
     for key in entry.keys() - known:
         raise ExportError(path, f"{where}.{key}", entry[key], f"unknown key; use {', '.join(sorted(known))}")
@@ -108,6 +111,9 @@ def _dim(path: Path, where: str, entry: dict, is_action: bool) -> Dim:
     if not is_action:
         return Dim(name, unit, scale, offset)
     kind = entry.get("kind", "joint_abs")
-    if kind not in ("joint_abs", "gripper"):
-        raise ExportError(path, f"{where}.kind", kind, "joint_abs or gripper: LeRobot's policies command joint positions")
+    kinds = ("joint_abs", "joint_rel", "gripper") if relative else ("joint_abs", "gripper")
+    if kind not in kinds:
+        raise ExportError(path, f"{where}.kind", kind, f"{' or '.join(kinds)}: bundles command joint positions")
+    if kind == "joint_rel" and offset != 0:
+        raise ExportError(path, f"{where}.offset", offset, "a difference has no offset: write 0")
     return Dim(name, unit, scale, offset, kind, entry.get("interpolation", "smooth"), entry.get("blending", "latch" if kind == "gripper" else "average"))

@@ -7,19 +7,16 @@ import io
 import warnings
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
 
+from ..external import Shared
 from . import ExportError
 from . import statistics
 from .checkpoint import EPSILON, Checkpoint
 
 OPSET = 17
-WEIGHTS = "weights.bin"
-#: Initialisers of fewer bytes stay inside the graph.
-SMALL = 256
 
 
 class Images(torch.nn.Module):
@@ -42,36 +39,6 @@ class Images(torch.nn.Module):
         if self.kinds[i] == "range":
             return 2 * (image - first) / (second - first) - 1
         return image
-
-
-class Shared:
-    """``weights.bin``: equal initialisers of several graphs lie there once."""
-
-    def __init__(self, folder: Path):
-        self.path = folder / WEIGHTS
-        self.blob, self.places = bytearray(), {}
-
-    def take(self, model: onnx.ModelProto) -> None:
-        """Moves the large initialisers of a graph out of it."""
-        for tensor in model.graph.initializer:
-            values = onnx.numpy_helper.to_array(tensor)
-            if values.nbytes < SMALL or values.dtype == np.int64:
-                continue
-            if values.dtype == np.float32 and not np.isfinite(values).all():
-                raise ExportError("model.safetensors", tensor.name, "not finite", "use another checkpoint")
-            raw = values.tobytes()
-            if raw not in self.places:
-                self.blob.extend(b"\0" * (-len(self.blob) % 64))
-                self.places[raw] = len(self.blob)
-                self.blob.extend(raw)
-            for field in ("raw_data", "float_data", "int32_data"):
-                tensor.ClearField(field)
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", WEIGHTS), ("offset", self.places[raw]), ("length", len(raw))):
-                tensor.external_data.add(key=key, value=str(value))
-
-    def close(self) -> None:
-        self.path.write_bytes(self.blob)
 
 
 def export(module: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str], path: Path, shared: Shared) -> None:
@@ -98,7 +65,8 @@ def export(module: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: li
         # Outputs keep the names that say where a value comes from; nodes would repeat them.
         node.doc_string = node.name = ""
     model.producer_name, model.producer_version = "endplate-export", ""
-    shared.take(model)
+    if (bad := shared.take(model)) is not None:
+        raise ExportError("model.safetensors", bad, "not finite", "use another checkpoint")
     path.write_bytes(model.SerializeToString())
 
 

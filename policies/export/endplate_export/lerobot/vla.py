@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..fast import byte_of_char
 from . import ExportError, graphs, statistics
 from .bundle import Sample, Source, Table, timed
 from .checkpoint import CONFIG, PREPROCESSOR, STATE
@@ -41,8 +42,9 @@ class Text:
         tokenizer = step.input_tokenizer
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise ExportError(PREPROCESSOR, "tokenizer_processor.tokenizer_name", step.tokenizer_name, "the runtime reads tokenizer.json files: use a tokenizer that has one")
-        if json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("unk_token") is None:
-            raise ExportError(PREPROCESSOR, "tokenizer_processor.tokenizer_name", step.tokenizer_name, "the runtime needs a tokenizer with an unknown token, by which it refuses words the policy does not know")
+        model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+        if model.get("unk_token") is None and model.get("unk_id") is None and not all(char in model.get("vocab", {}) for char in byte_of_char()):
+            raise ExportError(PREPROCESSOR, "tokenizer_processor.tokenizer_name", step.tokenizer_name, "the runtime needs a tokenizer with an unknown token or one with all 256 bytes, so that no word vanishes")
         if step.padding_side != "right":
             raise ExportError(PREPROCESSOR, "tokenizer_processor.padding_side", step.padding_side, "these families pad on the right")
         self.length, self.tokenizer = step.max_length, tokenizer
@@ -146,7 +148,8 @@ class Network(torch.nn.Module):
 class Vla:
     """See ``bundle.Family``."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, clean: bool = False):
+        """``clean``: openpi's π0 strips the instruction and takes ``_`` and line feeds for spaces."""
         checkpoint, config = source.checkpoint, source.checkpoint.config
         self.source, self.config, self.name = source, config, checkpoint.family
         for key, wanted in (("adapt_to_pi_aloha", False), ("use_relative_actions", False), ("empty_cameras", 0), ("prefix_length", -1)):
@@ -183,6 +186,8 @@ class Vla:
         }
         if self.text.bos is not None:
             table["bos"] = self.text.bos
+        if clean:
+            table["clean_instruction"] = True
         self.table = Table(
             self.rows, config["n_action_steps"], resize="bilinear", pad="top_left" if self.name == "smolvla" else "centre",
             tables={"vla": table}, costs=("prefill_ms", "step_ms"), probes=("velocity",), instruction="pick up the red cube",

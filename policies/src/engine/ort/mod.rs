@@ -180,6 +180,11 @@ impl Engine for Ort {
         self.placements.borrow().clone()
     }
 
+    /// On the CPU alone: elsewhere the bound host buffers are copied to the device and back around every run.
+    fn writes_in_place(&self) -> bool {
+        self.providers.iter().all(|started| started.request.name == Provider::Cpu)
+    }
+
     fn load(&self, graph: GraphSource<'_>, contract: &Contract) -> Result<Box<dyn Session>, EngineError> {
         let failed = |error: ort::Error| EngineError::Load {
             engine: NAME,
@@ -236,12 +241,18 @@ enum Buffer {
     I64(Tensor<i64>),
 }
 
+enum Output {
+    Own(Tensor<f32>),
+    /// The buffer of an input, by its slot.
+    In(usize),
+}
+
 struct OrtSession {
     graph: String,
     runtime: Runtime,
     binding: IoBinding,
     inputs: Vec<Buffer>,
-    outputs: Vec<Tensor<f32>>,
+    outputs: Vec<Output>,
     /// Outputs are uninitialised memory until the first run.
     has_run: bool,
     /// Initialisers may still point into the files.
@@ -270,10 +281,19 @@ impl OrtSession {
             });
         }
         let mut outputs = Vec::with_capacity(contract.outputs().len());
-        for spec in contract.outputs() {
-            let mut tensor = Tensor::<f32>::new(&allocator, spec.shape.clone())?;
-            binding.bind_output(spec.name.as_str(), &mut tensor)?;
-            outputs.push(tensor);
+        for (slot, spec) in contract.outputs().iter().enumerate() {
+            let in_place = contract.in_place().iter().find(|(output, _)| output.0 == slot).map(|(_, input)| input.0);
+            outputs.push(match in_place.map(|input| (input, &mut inputs[input])) {
+                Some((input, Buffer::F32(tensor))) => {
+                    binding.bind_output(spec.name.as_str(), tensor)?;
+                    Output::In(input)
+                }
+                _ => {
+                    let mut tensor = Tensor::<f32>::new(&allocator, spec.shape.clone())?;
+                    binding.bind_output(spec.name.as_str(), &mut tensor)?;
+                    Output::Own(tensor)
+                }
+            });
         }
         let external = graph.external.iter().map(|file| Arc::clone(&file.bytes)).collect();
         Ok(Self {
@@ -291,7 +311,13 @@ impl OrtSession {
         if !self.has_run {
             return None;
         }
-        Some(self.outputs.get(slot.0)?.extract_tensor().1)
+        match self.outputs.get(slot.0)? {
+            Output::Own(tensor) => Some(tensor.extract_tensor().1),
+            Output::In(input) => match self.inputs.get(*input)? {
+                Buffer::F32(tensor) => Some(tensor.extract_tensor().1),
+                Buffer::I64(_) => None,
+            },
+        }
     }
 }
 
@@ -332,7 +358,7 @@ impl Session for OrtSession {
         input: InputSlot,
     ) -> Result<(&[f32], &mut [f32]), EngineError> {
         let from = match self.outputs.get(output.0) {
-            Some(tensor) if self.has_run => tensor.extract_tensor().1,
+            Some(Output::Own(tensor)) if self.has_run => tensor.extract_tensor().1,
             _ => return Err(no_slot(&self.graph, Direction::Output, output.0, Dtype::F32)),
         };
         match self.inputs.get_mut(input.0) {

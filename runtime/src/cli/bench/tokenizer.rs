@@ -1,14 +1,13 @@
 //! `endplate bench tokenizer`: FAST against the path users have today, call by call in interleaved windows.
 
+use super::peer::Peer;
 use super::{BenchArguments, Ratio, Row, Samples, quantile, rounded};
 use crate::cli::error::CliError;
 use endplate_tokenizers::{FastCodec, FastTokenizer};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::hint::black_box;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 /// 400 normalised chunks of the demonstration's expert, f32 little-endian `[400, 16, 6]`; see `chunks.py` beside it.
@@ -17,6 +16,7 @@ const CHUNKS_SHAPE: (usize, usize) = (16, 6);
 const TOKENIZER: &[u8] = include_bytes!("../../../../policies/bundles/pick_cube_fast/tokenizer/tokenizer.json");
 const PROCESSOR: &[u8] = include_bytes!("../../../../policies/bundles/pick_cube_fast/tokenizer/processor_config.json");
 const PEER: &str = include_str!("../../../../tokenizers/bench/processor_peer.py");
+const NEEDS: &str = "numpy, scipy and tokenizers";
 
 /// Untimed calls before the first window.
 const WARM_UP: usize = 400;
@@ -36,7 +36,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let mut sets = sets(arguments.fast_plus.as_deref())?;
     let mut rows = Vec::new();
     for set in &sets {
-        let mut peer = arguments.peer.as_deref().map(Peer::start).transpose()?;
+        let mut peer = arguments.peer.as_deref().map(|python| Peer::start(python, PEER, NEEDS)).transpose()?;
         rows.extend(compare(set, peer.as_mut(), arguments)?);
     }
     #[cfg(feature = "mcap")]
@@ -302,50 +302,7 @@ fn anytime(set: &Set) -> Result<Vec<Row>, CliError> {
     Ok(rows)
 }
 
-/// The Python side; ends with the value.
-struct Peer {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-    python: String,
-}
-
 impl Peer {
-    fn start(python: &Path) -> Result<Self, CliError> {
-        let refuse = |error: String| {
-            let python = python.display();
-            CliError::Input(format!("--peer {python}: {error}; name a Python with numpy, scipy and tokenizers"))
-        };
-        let mut child = Command::new(python)
-            .args(["-u", "-c", PEER])
-            // One thread each, as our side.
-            .envs([("OMP_NUM_THREADS", "1"), ("TOKENIZERS_PARALLELISM", "false")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| refuse(error.to_string()))?;
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(refuse("its pipes could not be opened".to_owned()));
-        };
-        Ok(Self { child, input, output: BufReader::new(output), python: python.display().to_string() })
-    }
-
-    fn ask(&mut self, request: &Value) -> Result<Value, CliError> {
-        let refuse = |reason: String| CliError::Input(format!("--peer {}: {reason}", self.python));
-        let mut line = String::new();
-        // A peer that ended has said why on its output, which is read all the same.
-        let sent = writeln!(self.input, "{request}").and_then(|()| self.input.flush());
-        let read = self.output.read_line(&mut line);
-        let answer: Value = serde_json::from_str(&line).unwrap_or_default();
-        if let Some(error) = answer["error"].as_str() {
-            return Err(refuse(error.to_owned()));
-        }
-        if sent.is_err() || read.is_err() || !answer.is_object() {
-            return Err(refuse(format!("it ended or answered {line:?}; its own error stands above")));
-        }
-        Ok(answer)
-    }
-
     /// Gives it the chunks; its ids and chunks must be ours.
     fn load(&mut self, set: &Set, ours: &Ours, about: &mut Row) -> Result<(), CliError> {
         let answer = self.ask(&json!({
@@ -383,12 +340,5 @@ impl Peer {
     fn window(&mut self, what: &str, count: usize, start: usize) -> Result<Vec<f64>, CliError> {
         let mut answer = self.ask(&json!({"do": what, "count": count, "start": start}))?;
         serde_json::from_value(answer["ns"].take()).map_err(CliError::failed)
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -1,0 +1,9 @@
+#![no_main]
+
+#[path = "../../hal/tests/common/fuzzed.rs"]
+mod fuzzed;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzzed::servo_stream(data);
+    fuzzed::servo_encode(data);
+});

@@ -1,0 +1,56 @@
+//! What fuzzing does with bytes: used by the target in `fuzz/` and, over pseudo-random and broken packets, by an
+//! ordinary test.
+#![allow(dead_code, clippy::unwrap_used, missing_docs)]
+
+use endplate_hal::servo::{Found, Instruction, Protocol, Stream};
+
+/// Any bytes, in pieces of any size: the stream ends, never holds more than it was given, and what it calls a status
+/// can be found again in those bytes.
+pub fn servo_stream(data: &[u8]) {
+    let Some((&first, bytes)) = data.split_first() else { return };
+    for protocol in [Protocol::Feetech, Protocol::Dynamixel] {
+        let mut stream = Stream::new(protocol);
+        stream.expect(usize::from(first >> 2));
+        let piece = usize::from(first & 3) * 7 + 1;
+        let (mut taken, mut statuses) = (0, 0);
+        for part in bytes.chunks(piece) {
+            stream.push(part);
+            while let Some(found) = stream.next() {
+                taken += 1;
+                if let Found::Status(status) = found {
+                    statuses += 1;
+                    assert!(status.params().len() <= usize::from(first >> 2) + 44);
+                    assert!(status.id < 254);
+                    let least = protocol.status_len(status.params().len());
+                    assert!(least <= bytes.len(), "a status of bytes that never came");
+                }
+            }
+        }
+        while stream.give_up_first().is_some() {
+            taken += 1;
+        }
+        assert!(stream.pending().is_empty());
+        assert!(taken <= bytes.len() && statuses <= bytes.len() / 6);
+        assert!(stream.garbage() <= bytes.len() as u64);
+    }
+}
+
+/// The bytes as the data of a write: what is encoded fits, and nothing panics.
+pub fn servo_encode(data: &[u8]) {
+    let mut out = [0; 300];
+    let (ids, rest) = data.split_at(data.len().min(6));
+    let len = rest.len().checked_div(ids.len()).unwrap_or(0);
+    let even = &rest[..len * ids.len()];
+    for protocol in [Protocol::Feetech, Protocol::Dynamixel] {
+        for instruction in [
+            Instruction::Write { address: u16::from(*data.first().unwrap_or(&0)), data: rest },
+            Instruction::RegWrite { address: 300, data: rest },
+            Instruction::SyncRead { address: 56, len: len as u16, ids },
+            Instruction::SyncWrite { address: 42, len: len as u16, ids, data: even },
+        ] {
+            if let Ok(len) = protocol.encode(1, &instruction, &mut out) {
+                assert!(len <= out.len() && out.starts_with(&[0xFF, 0xFF]));
+            }
+        }
+    }
+}

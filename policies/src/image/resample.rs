@@ -1,0 +1,278 @@
+//! Bilinear resampling of packed RGB, planes out, with the weights of a size worked out once.
+//!
+//! An output row is first blended from its source rows, then each output pixel from that blended row, in f32 throughout;
+//! the one rounding is the last. Libraries that resample (`fast_image_resize` among them) work their weights out again,
+//! on the heap, at every call.
+
+use super::Resize;
+
+/// The brightest level.
+const WHITE: f32 = 255.0;
+
+/// A slot's target: where in which planes.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Placement {
+    /// Pixels across and down of the scaled image.
+    pub(super) size: (usize, usize),
+    /// Its left and top pixel in the slot.
+    pub(super) corner: (usize, usize),
+    /// Pixels across and down of the slot.
+    pub(super) slot: (usize, usize),
+}
+
+/// Weights of every output along one axis.
+#[derive(Clone, Debug)]
+struct Taps {
+    /// The first source of each output.
+    first: Vec<usize>,
+    /// Sources of an output, the same for all; some weights are 0.
+    count: usize,
+    /// `[outputs, count]`.
+    weights: Vec<f32>,
+}
+
+impl Taps {
+    fn new(resize: Resize, from: usize, to: usize) -> Self {
+        let scale = from as f64 / to as f64;
+        let ranges: Vec<(usize, Vec<f64>)> = (0..to)
+            .map(|output| match resize {
+                Resize::BilinearAntialiased => antialiased(output, scale, from),
+                Resize::Bilinear | Resize::None => interpolated(output, scale, from),
+            })
+            .collect();
+        let count = ranges.iter().map(|(_, weights)| weights.len()).max().unwrap_or(0);
+        let mut first = Vec::with_capacity(to);
+        let mut all = vec![0.0; to * count];
+        for ((start, weights), into) in ranges.iter().zip(all.chunks_exact_mut(count.max(1))) {
+            // Moved back where the last ones would be read past the end.
+            let moved = (*start).min(from - count);
+            first.push(moved);
+            for (into, weight) in into[start - moved..].iter_mut().zip(weights) {
+                *into = *weight as f32;
+            }
+        }
+        Self { first, count, weights: all }
+    }
+
+    fn of(&self, output: usize) -> (usize, &[f32]) {
+        (self.first[output], &self.weights[output * self.count..(output + 1) * self.count])
+    }
+}
+
+/// A triangle as wide as the sources an output covers (PIL's `precompute_coeffs` with its bilinear filter).
+fn antialiased(output: usize, scale: f64, from: usize) -> (usize, Vec<f64>) {
+    let (centre, reach) = ((output as f64 + 0.5) * scale, scale.max(1.0));
+    let first = (centre - reach + 0.5).max(0.0) as usize;
+    let end = ((centre + reach + 0.5) as usize).min(from);
+    let weights: Vec<f64> =
+        (first..end).map(|source| (1.0 - ((source as f64 + 0.5 - centre) / reach).abs()).max(0.0)).collect();
+    let sum: f64 = weights.iter().sum();
+    (first, weights.iter().map(|weight| weight / sum).collect())
+}
+
+/// Between the two nearest sources, the edge ones held (OpenCV's `INTER_LINEAR`).
+fn interpolated(output: usize, scale: f64, from: usize) -> (usize, Vec<f64>) {
+    let at = ((output as f64 + 0.5) * scale - 0.5).clamp(0.0, (from - 1) as f64);
+    let first = at as usize;
+    let part = at - first as f64;
+    if part == 0.0 { (first, vec![1.0]) } else { (first, vec![1.0 - part, part]) }
+}
+
+/// Resamples frames of one size into one placement.
+#[derive(Clone, Debug)]
+pub(super) struct Resampler {
+    resize: Resize,
+    from: (usize, usize),
+    placement: Placement,
+    columns: Taps,
+    rows: Taps,
+    /// One blended row, `[w, 3]`.
+    line: Vec<f32>,
+    /// The same with a lane to spare.
+    wide: Vec<[f32; 4]>,
+    /// One finished row, `[w]` of the target.
+    done: Vec<[f32; 4]>,
+    has_avx2: bool,
+}
+
+impl Resampler {
+    /// Works the weights out; sizes are not zero.
+    ///
+    /// # Real-time
+    /// Allocates.
+    pub(super) fn new(resize: Resize, from: (usize, usize), placement: Placement) -> Self {
+        Self {
+            resize,
+            from,
+            placement,
+            columns: Taps::new(resize, from.0, placement.size.0),
+            rows: Taps::new(resize, from.1, placement.size.1),
+            line: vec![0.0; from.0 * 3],
+            wide: vec![[0.0; 4]; from.0],
+            done: vec![[0.0; 4]; placement.size.0],
+            has_avx2: has_avx2(),
+        }
+    }
+
+    /// Whether it was made for this.
+    pub(super) fn fits(&self, resize: Resize, from: (usize, usize), placement: Placement) -> bool {
+        (self.resize, self.from, self.placement) == (resize, from, placement)
+    }
+
+    /// Writes `pixels`, packed RGB of the size it was made for, into the planes of the slot; what lies outside the
+    /// placement is left as it is.
+    ///
+    /// # Real-time
+    /// Does not allocate.
+    pub(super) fn run(&mut self, pixels: &[u8], planes: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_avx2 {
+            // SAFETY: the processor has AVX2, asked when this was made.
+            unsafe { self.run_avx2(pixels, planes) };
+            return;
+        }
+        self.run_plain(pixels, planes);
+    }
+
+    /// The same code, compiled for wider registers; additions keep their order, so results are the same.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn run_avx2(&mut self, pixels: &[u8], planes: &mut [f32]) {
+        self.run_plain(pixels, planes);
+    }
+
+    #[inline(always)]
+    fn run_plain(&mut self, pixels: &[u8], planes: &mut [f32]) {
+        let Placement { size, corner, slot } = self.placement;
+        let (plane, stride) = (slot.0 * slot.1, self.from.0 * 3);
+        for y in 0..size.1 {
+            let (first, weights) = self.rows.of(y);
+            blend(&pixels[first * stride..(first + weights.len()) * stride], weights, &mut self.line);
+            for (wide, &[red, green, blue]) in self.wide.iter_mut().zip(self.line.as_chunks().0) {
+                *wide = [red, green, blue, 0.0];
+            }
+            gather(&self.wide, &self.columns, &mut self.done);
+            let start = (corner.1 + y) * slot.0 + corner.0;
+            for (channel, values) in planes.chunks_exact_mut(plane).enumerate().take(3) {
+                for (value, done) in values[start..start + size.0].iter_mut().zip(&self.done) {
+                    *value = done[channel];
+                }
+            }
+        }
+    }
+}
+
+/// The nearest whole number of a value between 0 and 2²²: adding 1.5 · 2²³ leaves no bits behind the point.
+#[inline(always)]
+fn rounded(value: f32) -> f32 {
+    const WHOLE: f32 = 12_582_912.0;
+    (value + WHOLE) - WHOLE
+}
+
+/// Weighted sum of rows of `line.len()` bytes.
+#[inline(always)]
+fn blend(rows: &[u8], weights: &[f32], line: &mut [f32]) {
+    const BLOCK: usize = 64;
+    let stride = line.len();
+    let mut blocks = line.chunks_exact_mut(BLOCK);
+    let mut at = 0;
+    for block in &mut blocks {
+        let mut sum = [0.0f32; BLOCK];
+        for (row, weight) in rows.chunks_exact(stride).zip(weights) {
+            for (sum, byte) in sum.iter_mut().zip(&row[at..at + BLOCK]) {
+                *sum += weight * f32::from(*byte);
+            }
+        }
+        block.copy_from_slice(&sum);
+        at += BLOCK;
+    }
+    for value in blocks.into_remainder() {
+        *value = rows.chunks_exact(stride).zip(weights).map(|(row, weight)| weight * f32::from(row[at])).sum();
+        at += 1;
+    }
+}
+
+/// Weighted sums of pixels, rounded to levels and brought to 0..1.
+#[inline(always)]
+fn gather(pixels: &[[f32; 4]], columns: &Taps, done: &mut [[f32; 4]]) {
+    let taps = columns.first.iter().zip(columns.weights.chunks_exact(columns.count));
+    for (done, (first, weights)) in done.iter_mut().zip(taps) {
+        let mut sum = [0.0f32; 4];
+        for (pixel, weight) in pixels[*first..].iter().zip(weights) {
+            sum = std::array::from_fn(|lane| sum[lane] + weight * pixel[lane]);
+        }
+        *done = sum.map(|value| rounded(value) / WHITE);
+    }
+}
+
+/// Writes packed pixels, `[h, w, 3]`, as three planes of the same size.
+///
+/// # Real-time
+/// Does not allocate.
+pub(super) fn split(pixels: &[u8], planes: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if has_avx2() {
+        // SAFETY: the processor has AVX2, asked just now (the answer is kept by the standard library).
+        unsafe { split_avx2(pixels, planes) };
+        return;
+    }
+    split_plain(pixels, planes);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn split_avx2(pixels: &[u8], planes: &mut [f32]) {
+    split_plain(pixels, planes);
+}
+
+#[inline(always)]
+fn split_plain(pixels: &[u8], planes: &mut [f32]) {
+    let plane = pixels.len() / 3;
+    let (red, rest) = planes.split_at_mut(plane);
+    let (green, blue) = rest.split_at_mut(plane);
+    let values = red.iter_mut().zip(green).zip(blue).zip(pixels.chunks_exact(3));
+    for (((red, green), blue), pixel) in values {
+        *red = f32::from(pixel[0]) / WHITE;
+        *green = f32::from(pixel[1]) / WHITE;
+        *blue = f32::from(pixel[2]) / WHITE;
+    }
+}
+
+fn has_avx2() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx2");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_of_every_output_sum_to_one_and_stay_inside() {
+        for resize in [Resize::BilinearAntialiased, Resize::Bilinear] {
+            for (from, to) in [(640, 96), (480, 224), (7, 32), (5, 5), (1, 9), (9, 1), (2, 3)] {
+                let taps = Taps::new(resize, from, to);
+                for output in 0..to {
+                    let (first, weights) = taps.of(output);
+                    assert!(first + weights.len() <= from, "{resize:?} {from} -> {to}, {output}");
+                    assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{resize:?} {from} -> {to}, {output}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn both_builds_of_the_code_give_the_same_bits() {
+        let placement = Placement { size: (53, 31), corner: (2, 3), slot: (60, 40) };
+        let pixels: Vec<u8> = (0..131 * 77 * 3).map(|i| ((i * 2_654_435_761usize) >> 7) as u8).collect();
+        for resize in [Resize::BilinearAntialiased, Resize::Bilinear] {
+            let mut resampler = Resampler::new(resize, (131, 77), placement);
+            let (mut wide, mut plain) = (vec![0.0; 7200], vec![0.0; 7200]);
+            resampler.run(&pixels, &mut wide);
+            resampler.run_plain(&pixels, &mut plain);
+            assert_eq!(wide, plain);
+        }
+    }
+}
