@@ -43,18 +43,24 @@ pub enum TransportError {
     },
 }
 
-/// Takes the bytes of each message; called on the middleware's thread.
-pub type OnMessage = Box<dyn FnMut(&[u8]) + Send>;
+/// Who sent a message, as the middleware tells publishers apart: another one means another publisher, or a restarted one.
+pub type Source = [u8; 16];
+
+/// Takes the bytes of each message and who sent it; called on the middleware's thread.
+pub type OnMessage = Box<dyn FnMut(&[u8], Source) + Send>;
 
 /// Takes each request; called on the middleware's thread.
 pub type OnRequest = Box<dyn Fn(Request) + Send + Sync>;
+
+/// Sends one answer, encapsulated CDR.
+pub type Answer = Box<dyn FnOnce(&[u8]) -> Result<(), TransportError> + Send>;
 
 /// A question asked of a service: answered once, from any thread, or dropped.
 pub struct Request {
     /// The request, encapsulated CDR.
     pub bytes: Vec<u8>,
     /// Sends the answer, encapsulated CDR.
-    pub answer: Box<dyn FnOnce(&[u8]) -> Result<(), TransportError> + Send>,
+    pub answer: Answer,
 }
 
 /// Sends messages on one topic.
@@ -67,7 +73,7 @@ pub trait Publisher: Send {
 }
 
 /// An endpoint that lives as long as the value.
-pub trait Endpoint: Send {
+pub trait Endpoint: Send + Sync {
     /// Full name of its topic or service.
     fn name(&self) -> &str;
 }

@@ -35,6 +35,8 @@ pub struct SessionOptions {
     pub namespace: String,
     /// The node's name.
     pub node: String,
+    /// Topics and services under other names, from and to: `--ros-args -r from:=to`.
+    pub remaps: Vec<(String, String)>,
     /// How type hashes are named: Humble has none.
     pub hashes: Hashes,
     /// A Zenoh configuration file (JSON5) instead of the settings rmw_zenoh uses: `ZENOH_SESSION_CONFIG_URI`. TLS and
@@ -54,6 +56,7 @@ impl Default for SessionOptions {
             domain: 0,
             namespace: "/".into(),
             node: "endplate".into(),
+            remaps: Vec::new(),
             hashes: Hashes::Rihs01,
             config: None,
             overrides: Vec::new(),

@@ -33,6 +33,7 @@ pub struct ZenohTransport {
     session: Session,
     node: Node,
     zid: String,
+    remaps: Vec<(String, String)>,
     next_entity: AtomicU32,
     graph: Arc<Mutex<Graph>>,
     malformed: Arc<AtomicU64>,
@@ -50,10 +51,11 @@ impl ZenohTransport {
             Node::new(options.domain, zid, &options.namespace, &options.node)
                 .map(|node| node.with_hashes(options.hashes))
         };
-        named(String::new())?;
+        resolved(&named(String::new())?, &options.remaps)?;
         let session = options.open()?;
         let zid = session.zid().to_string();
         let node = named(zid.clone())?;
+        let remaps = resolved(&node, &options.remaps)?;
         let graph = Arc::new(Mutex::new(Graph::default()));
         let seen = Arc::clone(&graph);
         let key = format!("@ros2_lv/{}/**", options.domain);
@@ -72,6 +74,7 @@ impl ZenohTransport {
             session,
             node,
             zid,
+            remaps,
             next_entity: AtomicU32::new(1),
             graph,
             malformed: Arc::default(),
@@ -103,14 +106,22 @@ impl ZenohTransport {
         qos: Qos,
     ) -> Result<(Publication, String), TransportError> {
         let entity = self.next_entity.fetch_add(1, Ordering::Relaxed);
-        let publication = self.node.endpoint(endpoint, entity, topic, kind, qos)?;
-        Ok((publication, self.node.topic(topic)?))
+        let mut name = self.node.topic(topic)?;
+        if let Some((_, to)) = self.remaps.iter().find(|(from, _)| *from == name) {
+            name.clone_from(to);
+        }
+        Ok((self.node.endpoint(endpoint, entity, &name, kind, qos)?, name))
     }
 
     fn token(&self, publication: &Publication, endpoint: EndpointKind) -> Result<LivelinessToken, TransportError> {
         let token = publication.token.clone();
         self.session.liveliness().declare_token(token).wait().map_err(refused(endpoint, &publication.key))
     }
+}
+
+/// Remappings with full names on both sides.
+fn resolved(node: &Node, remaps: &[(String, String)]) -> Result<Vec<(String, String)>, crate::rmw::NameError> {
+    remaps.iter().map(|(from, to)| Ok((node.topic(from)?, node.topic(to)?))).collect()
 }
 
 fn refused(endpoint: EndpointKind, name: &str) -> impl Fn(zenoh::Error) -> TransportError + use<> {
@@ -151,19 +162,19 @@ impl Publisher for ZenohPublisher {
 }
 
 /// A subscription or a service; its token goes first, so that no peer waits for one that is gone.
-struct Held<T: Send> {
+struct Held<T: Send + Sync> {
     token: Option<LivelinessToken>,
     name: String,
     _held: T,
 }
 
-impl<T: Send> Endpoint for Held<T> {
+impl<T: Send + Sync> Endpoint for Held<T> {
     fn name(&self) -> &str {
         &self.name
     }
 }
 
-impl<T: Send> Drop for Held<T> {
+impl<T: Send + Sync> Drop for Held<T> {
     fn drop(&mut self) {
         if let Some(token) = self.token.take() {
             let _ = token.undeclare().wait(); // the session may be gone, and then the token is too
@@ -264,8 +275,10 @@ impl Transport for ZenohTransport {
             .callback(move |sample| {
                 let attachment = sample.attachment().and_then(|bytes| Attachment::decode(&bytes.to_bytes()));
                 match attachment {
-                    Some(_) => lock(&on)(&sample.payload().to_bytes()),
-                    None => drop(malformed.fetch_add(1, Ordering::Relaxed)),
+                    Some(attachment) => lock(&on)(&sample.payload().to_bytes(), attachment.gid),
+                    None => {
+                        malformed.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
             })
             .wait()
@@ -284,7 +297,9 @@ impl Transport for ZenohTransport {
             .complete(true)
             .callback(move |query| match to_request(query, &of_service) {
                 Some(request) => on(request),
-                None => drop(malformed.fetch_add(1, Ordering::Relaxed)),
+                None => {
+                    malformed.fetch_add(1, Ordering::Relaxed);
+                }
             })
             .wait()
             .map_err(refused(endpoint, &publication.key))?;

@@ -35,6 +35,8 @@ pub struct TopicArmOptions {
     pub controller_joints: Vec<String>,
     /// Control period.
     pub period: Duration,
+    /// Without a joint state for this long the robot is lost: commands cease until it is enabled anew.
+    pub lost_after: Duration,
 }
 
 /// Why an arm cannot be reached over topics.
@@ -99,9 +101,33 @@ struct Shared {
     stamps: Mutex<StampMap>,
     /// Commands flow only while open.
     open: AtomicBool,
+    /// Why commands ceased by themselves.
+    lost: Mutex<Option<Lost>>,
+    /// Arrival of the newest joint state, ns.
+    heard: AtomicU64,
     /// An explicit stop, holding this pose, is to be sent.
     stop: Mutex<Option<Vec<f64>>>,
     ending: AtomicBool,
+}
+
+/// Why commands ceased by themselves. What moves the arm after this may be another world: it takes an explicit enable.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// No joint state came.
+    #[error("no joint state came for {0:?}")]
+    Silent(Duration),
+    /// Joint states come from another publisher than before.
+    #[error("joint states come from another publisher: the robot was restarted, or there are two")]
+    Replaced,
+}
+
+impl Shared {
+    /// Closes the way to the controller.
+    fn lose(&self, why: Lost) {
+        if self.open.swap(false, Ordering::AcqRel) {
+            *lock(&self.lost) = Some(why);
+        }
+    }
 }
 
 /// The arm behind the `hal` trait; the middleware never runs on the thread that calls it.
@@ -136,6 +162,8 @@ impl TopicArm {
             complaint: Mutex::default(),
             stamps: Mutex::default(),
             open: AtomicBool::new(false),
+            lost: Mutex::default(),
+            heard: AtomicU64::new(0),
             stop: Mutex::default(),
             ending: AtomicBool::new(false),
         });
@@ -143,18 +171,30 @@ impl TopicArm {
         let (commands, consumer) = rtrb::RingBuffer::new(RING);
         let mut reader = StateReader::new(options.joints.clone());
         let (of_states, of_clock) = (Arc::clone(&shared), Arc::clone(&clock));
-        let on = Box::new(move |bytes: &[u8]| {
+        let (mut publisher_of_states, mut last) = (None, Instant::ZERO);
+        let lost_after = options.lost_after;
+        let on = Box::new(move |bytes: &[u8], source| {
             let now = of_clock.now();
+            if publisher_of_states.replace(source).is_some_and(|before| before != source) {
+                of_states.lose(Lost::Replaced);
+                *lock(&of_states.stamps) = StampMap::default();
+            }
             let taken = reader.read(bytes).and_then(|values| {
                 let stamp = lock(&of_states.stamps).learn(values.stamp, now)?;
                 let (position_rad, velocity_rad_s) = (values.position_rad, values.velocity_rad_s);
                 // A stamp may be placed a hair after its arrival; a state from the future is none.
-                let stamp = stamp.min(now);
+                let stamp = stamp.min(now).max(last);
+                last = stamp;
                 Ok(JointState { stamp, position_rad, velocity_rad_s, effort_nm: values.effort_nm })
             });
             match taken {
                 Ok(state) => {
                     count(&of_states.counters.states, 1);
+                    let before = Instant::from_nanos(of_states.heard.swap(now.as_nanos(), Ordering::AcqRel));
+                    let gap = now.duration_since(before);
+                    if gap > lost_after {
+                        of_states.lose(Lost::Silent(gap));
+                    }
                     // A full ring means that nobody reads: the state goes stale by itself.
                     let _ = producer.push(state);
                 }
@@ -171,6 +211,7 @@ impl TopicArm {
             commands: consumer,
             shared: Arc::clone(&shared),
             clock,
+            lost_after,
             form: OutputForm::new(options.output, options.joints, order, options.period),
             publisher,
         };
@@ -184,8 +225,9 @@ impl TopicArm {
 }
 
 impl ArmLink {
-    /// From now on commands are sent.
+    /// From now on commands are sent: only after an explicit enable.
     pub fn open(&self) {
+        lock(&self.shared.lost).take();
         self.shared.open.store(true, Ordering::Release);
     }
 
@@ -193,6 +235,21 @@ impl ArmLink {
     pub fn stop(&self, hold_rad: &[f64]) {
         self.shared.open.store(false, Ordering::Release);
         *lock(&self.shared.stop) = Some(hold_rad.to_vec());
+    }
+
+    /// No command is sent from now on, and the controller is told nothing: for a robot that was lost.
+    pub fn close(&self) {
+        self.shared.open.store(false, Ordering::Release);
+    }
+
+    /// Why commands ceased by themselves, once.
+    pub fn lost(&self) -> Option<Lost> {
+        lock(&self.shared.lost).take()
+    }
+
+    /// Arrival of the newest joint state.
+    pub fn heard(&self) -> Instant {
+        Instant::from_nanos(self.shared.heard.load(Ordering::Acquire))
     }
 
     /// Counters so far.
@@ -306,6 +363,7 @@ struct Wire {
     commands: rtrb::Consumer<SafeCommand>,
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
+    lost_after: Duration,
     form: OutputForm,
     publisher: Box<dyn Publisher>,
 }
@@ -342,6 +400,11 @@ impl Wire {
 
     fn send(&mut self, command: &SafeCommand) {
         let counters = &self.shared.counters;
+        let heard = Instant::from_nanos(self.shared.heard.load(Ordering::Acquire));
+        let silence = self.clock.now().duration_since(heard);
+        if silence > self.lost_after {
+            self.shared.lose(Lost::Silent(silence));
+        }
         if !self.shared.open.load(Ordering::Acquire) || self.clock.now() > command.valid_until() {
             return count(&counters.expired, 1);
         }

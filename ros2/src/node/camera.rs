@@ -136,7 +136,7 @@ impl TopicCamera {
         let (of_callback, size, is_compressed) = (Arc::clone(&shared), topic.size, topic.is_compressed);
         let mut scratch = vec![0; width as usize * height as usize * 3];
         let mut last = None;
-        let on = Box::new(move |bytes: &[u8]| {
+        let on = Box::new(move |bytes: &[u8], _| {
             let now = clock.now();
             let taken = rgb(bytes, is_compressed, size, &mut scratch).and_then(|stamp| {
                 if last == Some(stamp) {
@@ -306,7 +306,8 @@ mod tests {
     fn png_comes_back_and_other_files_are_refused() {
         let mut file = Vec::new();
         let mut encoder = png::Encoder::new(&mut file, 2, 1);
-        (encoder.set_color(png::ColorType::Rgb), encoder.set_depth(png::BitDepth::Eight));
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
         encoder.write_header().unwrap().write_image_data(&[9, 8, 7, 6, 5, 4]).unwrap();
         let compressed = |format, data| bytes(&CompressedImage { header: Header::default(), format, data });
         let mut out = [0; 6];

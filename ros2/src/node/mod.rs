@@ -15,7 +15,7 @@ mod server;
 mod stamps;
 mod state;
 
-pub use arm::{ArmCounts, ArmLink, TopicArm, TopicArmError, TopicArmOptions};
+pub use arm::{ArmCounts, ArmLink, Lost, TopicArm, TopicArmError, TopicArmOptions};
 pub use camera::{CameraLink, CameraTopic, ImageError, TopicCamera};
 pub use lifecycle::{STATES, Step, label};
 pub use output::{OutputForm, OutputKind};

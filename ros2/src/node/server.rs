@@ -423,7 +423,7 @@ fn robot_services(
         "~/instruction",
         Text::TYPE,
         Qos::DEFAULT,
-        Box::new(move |bytes| match decode::<Text>(bytes) {
+        Box::new(move |bytes, _| match decode::<Text>(bytes) {
             Ok(text) => drop(to_owner.send(Order::Instruct(text.data.to_owned()))),
             Err(error) => refuse(&of_text, error),
         }),
