@@ -38,6 +38,8 @@ pub struct JointOrderEvidence {
     reaction_rad: Vec<f64>,
     /// Largest change of any expected position when a camera goes black, rad.
     camera_reaction_rad: Vec<f64>,
+    /// Samples on which the policy's answer was refused, which say nothing of its response.
+    refused: usize,
 }
 
 /// What the evidence says.
@@ -74,7 +76,7 @@ impl JointOrderEvidence {
     /// given to the policy as its state `i` (the identity, but for a planted fault).
     ///
     /// # Errors
-    /// [`PolicyError`] of an inference.
+    /// [`PolicyError`] of an inference that failed; an answer that is refused is counted instead.
     pub fn measure(policy: &mut dyn Policy, samples: &[Sample], state_order: &[usize]) -> Result<Self, PolicyError> {
         let spec = policy.spec().clone();
         let dims = spec.actions.dims().len().min(MAX_JOINTS);
@@ -87,31 +89,58 @@ impl JointOrderEvidence {
         let mut reaction_rad = vec![0.0f64; dims];
         let mut camera_reaction_rad = vec![0.0f64; spec.cameras.len()];
         let share = 1.0 / samples.len().max(1) as f64;
+        let mut refused = 0;
         for sample in samples {
-            let base = act(&sample.frames, &sample.state_rad, &sample.instruction)?;
-            for j in 0..dims {
-                let mut at = |step: f64| {
-                    let mut moved = sample.state_rad.clone();
-                    moved[j] += step;
-                    act(&sample.frames, &moved, &sample.instruction)
-                };
-                let (up, down) = (at(STEP_RAD)?, at(-STEP_RAD)?);
+            let mut ask = || -> Result<_, PolicyError> {
+                let base = act(&sample.frames, &sample.state_rad, &sample.instruction)?;
+                let moved = (0..dims)
+                    .map(|j| {
+                        let mut at = |step: f64| {
+                            let mut moved = sample.state_rad.clone();
+                            moved[j] += step;
+                            act(&sample.frames, &moved, &sample.instruction)
+                        };
+                        Ok((at(STEP_RAD)?, at(-STEP_RAD)?))
+                    })
+                    .collect::<Result<Vec<_>, PolicyError>>()?;
+                let black = (0..spec.cameras.len())
+                    .map(|slot| {
+                        let mut frames = sample.frames.clone();
+                        frames[slot].data.fill(0);
+                        act(&frames, &sample.state_rad, &sample.instruction)
+                    })
+                    .collect::<Result<Vec<_>, PolicyError>>()?;
+                Ok((base, moved, black))
+            };
+            let (base, moved, black) = match ask() {
+                Ok(answers) => answers,
+                // What the policy itself does not believe says nothing of how it responds.
+                Err(
+                    PolicyError::OutOfRange { .. }
+                    | PolicyError::Undecodable(_)
+                    | PolicyError::NonFinite { .. }
+                    | PolicyError::NonFiniteLogits { .. },
+                ) => {
+                    refused += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for (j, (up, down)) in moved.iter().enumerate() {
                 for k in 0..dims {
-                    let slope = (up[k] - down[k]) / (2.0 * STEP_RAD);
-                    response[k * dims + j] += share * slope;
+                    response[k * dims + j] += (up[k] - down[k]) / (2.0 * STEP_RAD);
                     // A joint that merely carries its own reading on does not react.
                     let carried = if state_order.get(k) == Some(&j) { 2.0 * STEP_RAD } else { 0.0 };
                     reaction_rad[j] = reaction_rad[j].max((up[k] - down[k] - carried).abs());
                 }
             }
-            for (slot, reaction) in camera_reaction_rad.iter_mut().enumerate() {
-                let mut frames = sample.frames.clone();
-                frames[slot].data.fill(0);
-                let black = act(&frames, &sample.state_rad, &sample.instruction)?;
+            for (reaction, black) in camera_reaction_rad.iter_mut().zip(&black) {
                 let change = black.iter().zip(&base).map(|(black, base)| (black - base).abs()).fold(0.0, f64::max);
                 *reaction = reaction.max(change);
             }
         }
+        let answered = samples.len() - refused;
+        response.iter_mut().for_each(|slope| *slope /= answered.max(1) as f64);
         let outside = |exchange: Option<(usize, usize)>| -> f64 {
             samples
                 .iter()
@@ -131,6 +160,7 @@ impl JointOrderEvidence {
             outside_exchanged: pairs(dims).map(|pair| outside(Some(pair))).collect(),
             reaction_rad,
             camera_reaction_rad,
+            refused,
         })
     }
 
@@ -148,7 +178,7 @@ impl JointOrderEvidence {
         match (&crossed_pairs[..], &explaining[..]) {
             (&[(j, k)], []) | ([], &[(j, k)]) => return JointOrder::Exchanged(j, k),
             (&[one], &[other]) if one == other => return JointOrder::Exchanged(one.0, one.1),
-            ([], []) if self.outside <= OUTSIDE => {}
+            ([], []) if self.outside <= OUTSIDE && self.refused == 0 => {}
             // Several explanations, or none for readings far outside.
             _ => return JointOrder::Undetermined(pairs(self.dims).collect()),
         }
@@ -158,6 +188,11 @@ impl JointOrderEvidence {
             .map(|(pair, _)| pair)
             .collect();
         if open.is_empty() { JointOrder::AsDescribed } else { JointOrder::Undetermined(open) }
+    }
+
+    /// Samples on which the policy's answer was refused.
+    pub fn refused(&self) -> usize {
+        self.refused
     }
 
     /// State dimensions the policy does not react to.
@@ -230,6 +265,7 @@ mod tests {
             outside_exchanged: exchanged.to_vec(),
             reaction_rad: vec![0.1, 0.0, 0.1],
             camera_reaction_rad: vec![0.0, 0.2],
+            refused: 0,
         }
     }
 

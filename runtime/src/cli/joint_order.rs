@@ -94,6 +94,8 @@ pub(super) fn lines(robot: &RobotSpec, policy: &PolicyArguments, planted: usize)
         found: describe(robot, &verdict),
         fix: "compare servo ids, cables and joint names of the robot description, one joint at a time, torque off",
     }];
+    // Without an answer nothing is known of inputs either.
+    let asked = evidence.refused() < moments.len();
     let dead: Vec<String> = evidence
         .dead_states()
         .into_iter()
@@ -102,9 +104,11 @@ pub(super) fn lines(robot: &RobotSpec, policy: &PolicyArguments, planted: usize)
         .collect();
     lines.push(Line {
         what: "dead inputs (advisory)",
-        pass: dead.is_empty(),
+        pass: asked && dead.is_empty(),
         need: Need::Advised,
-        found: if dead.is_empty() {
+        found: if !asked {
+            "every answer of the policy was refused".into()
+        } else if dead.is_empty() {
             "the policy reacts to every joint and every camera".into()
         } else {
             format!("the policy does not react to {}", dead.join(", "))
