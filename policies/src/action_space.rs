@@ -138,6 +138,17 @@ impl ActionSpace {
         &self.normalisation
     }
 
+    /// The way back: normalised values of absolute joint rows as they look from another observation's `state`.
+    pub(crate) fn to_normalised(&self, rows: &[f64], state: &[f64], normalised: &mut [f64]) {
+        let dims = self.dims.len();
+        for (from, into) in rows.chunks_exact(dims).zip(normalised.chunks_exact_mut(dims)) {
+            for (dim, (action, (value, slot))) in self.dims.iter().zip(from.iter().zip(into)).enumerate() {
+                let origin = action.anchor.map_or(0.0, |joint| state[joint]);
+                *slot = self.normalisation.normalise(dim, value - origin);
+            }
+        }
+    }
+
     /// Turns normalised rows into absolute joint rows, `[H, D]` in the dimensions' units, with `state` (`[S]`, same
     /// units) observed at the anchor.
     ///
@@ -198,6 +209,20 @@ mod tests {
         space().to_absolute(&normalised, &[7.0, 0.25], &mut rows).unwrap();
         for (got, want) in rows.iter().zip([-0.25, 0.0, 0.25, 1.6]) {
             assert!((got - want).abs() < 2e-6, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn absolute_rows_look_from_another_state_as_they_would_have_been_said_there() {
+        let rows = [0.25, 0.8, 0.35, 1.6];
+        let mut values = [0.0; 4];
+        space().to_normalised(&rows, &[7.0, 0.1], &mut values);
+        let mut normalised = NormalisedRows::new(2, 2);
+        normalised.values_mut().copy_from_slice(&values);
+        let mut back = [0.0; 4];
+        space().to_absolute(&normalised, &[7.0, 0.1], &mut back).unwrap();
+        for (got, want) in back.iter().zip(rows) {
+            assert!((got - want).abs() < 1e-12, "{back:?}");
         }
     }
 

@@ -84,15 +84,24 @@ impl KvSlab {
     /// # Errors
     /// [`KvError`]; the tensor is then unchanged.
     pub fn write(&self, tensor: &mut [f32], new: &[f32], rows: usize) -> Result<(), KvError> {
-        self.room_for(rows)?;
+        self.write_first(tensor, new, rows, rows)
+    }
+
+    /// As [`write`](Self::write) for the first `kept` of `rows` new rows: of a verified block, those that were taken.
+    ///
+    /// # Errors
+    /// [`KvError`]; the tensor is then unchanged.
+    pub fn write_first(&self, tensor: &mut [f32], new: &[f32], rows: usize, kept: usize) -> Result<(), KvError> {
+        let kept = kept.min(rows);
+        self.room_for(kept)?;
         let KvShape { heads, head_dim, capacity } = self.shape;
         expect_len(tensor.len(), self.shape.elements())?;
         expect_len(new.len(), heads * rows * head_dim)?;
-        if rows * head_dim == 0 {
+        if kept * head_dim == 0 {
             return Ok(());
         }
         for (into, from) in tensor.chunks_exact_mut(capacity * head_dim).zip(new.chunks_exact(rows * head_dim)) {
-            into[self.len * head_dim..(self.len + rows) * head_dim].copy_from_slice(from);
+            into[self.len * head_dim..(self.len + kept) * head_dim].copy_from_slice(&from[..kept * head_dim]);
         }
         Ok(())
     }

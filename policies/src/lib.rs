@@ -11,6 +11,7 @@
 mod action_space;
 pub mod bundle;
 mod chunk;
+mod decoding;
 pub mod engine;
 mod families;
 mod image;
@@ -24,6 +25,7 @@ mod policy;
 pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
 pub use chunk::{ActionChunk, Stages};
+pub use decoding::{Decoding, DecodingError};
 pub use image::{CameraSlot, Pad, Resize};
 pub use load::{Deviations, EngineChoice, EngineInfo, LoadError, Loaded, load_policy};
 pub use normalisation::Normalisation;

@@ -39,5 +39,5 @@ pub(super) fn load(
     let codec =
         fast.codec(spec.chunk.horizon, spec.actions.dims().len()).map_err(|error| bad(PROCESSOR, error.to_string()))?;
     let ids = codec.vocab_size();
-    TokenPolicy::new(parts, rules, codec, ids, engine, graphs)
+    TokenPolicy::new(parts, rules, codec, ids, 1, engine, graphs)
 }
