@@ -3,10 +3,16 @@
 //! A benchmark is an entry of [`BENCHES`]: a name, a sentence, and a function that returns rows. Ratios come from
 //! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
 
+#[cfg(feature = "mcap")]
+mod acceleration;
 mod tokenizer;
 
+#[cfg(feature = "mcap")]
+use super::bundle::EngineName;
 use super::error::{CliError, write};
 use clap::Args;
+#[cfg(feature = "mcap")]
+use endplate_policies::Decoding;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
@@ -20,11 +26,19 @@ struct Bench {
     run: fn(&BenchArguments) -> Result<Vec<Row>, CliError>,
 }
 
-const BENCHES: &[Bench] = &[Bench {
-    name: "tokenizer",
-    about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
-    run: tokenizer::rows,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "tokenizer",
+        about: "FAST encode, decode and push against the released processor's form (--peer), and anytime errors",
+        run: tokenizer::rows,
+    },
+    #[cfg(feature = "mcap")]
+    Bench {
+        name: "acceleration",
+        about: "ways of decoding against plain decoding on a recording: same tokens, passes, latency side by side",
+        run: acceleration::rows,
+    },
+];
 
 /// Arguments of `endplate bench`.
 #[derive(Args)]
@@ -45,11 +59,31 @@ pub struct BenchArguments {
     /// reference vectors fastplus_50x7.json.
     #[arg(long)]
     fast_plus: Option<PathBuf>,
-    /// tokenizer: measure anytime errors over the chunks that the built-in policy answered in a recording of
+    /// acceleration: the observations. tokenizer: measure anytime errors over the chunks that the built-in policy answered in a recording of
     /// `endplate run --record`, instead of the expert's.
     #[cfg(feature = "mcap")]
     #[arg(long, value_name = "FILE")]
     recording: Option<PathBuf>,
+    /// acceleration: folder of the bundle that was recorded; without it, the built-in demonstration policy.
+    #[cfg(feature = "mcap")]
+    #[arg(long)]
+    bundle: Option<PathBuf>,
+    /// acceleration: engine.
+    #[cfg(feature = "mcap")]
+    #[arg(long, value_enum, default_value_t)]
+    engine: EngineName,
+    /// acceleration: ONNX Runtime library for `--engine ort`.
+    #[cfg(feature = "mcap")]
+    #[arg(long, value_name = "FILE")]
+    ort_library: Option<PathBuf>,
+    /// acceleration: ways of decoding, as of `run --decoding`; without it, those that fit the family.
+    #[cfg(feature = "mcap")]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    decoding: Vec<Decoding>,
+    /// acceleration: at most so many observations, from the first on.
+    #[cfg(feature = "mcap")]
+    #[arg(long)]
+    observations: Option<usize>,
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use endplate_hal::{RobotSpec, robots};
 #[cfg(feature = "ort")]
 use endplate_policies::OrtOptions;
-use endplate_policies::{Bundle, BundleSource, EngineChoice, LoadError, Loaded, check_robot, load_policy};
+use endplate_policies::{Bundle, BundleSource, Decoding, EngineChoice, LoadError, Loaded, check_robot, load_policy};
 use include_dir::{Dir, include_dir};
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -25,6 +25,10 @@ pub struct PolicyArguments {
     /// `onnxruntime`, then system paths.
     #[arg(long, value_name = "FILE")]
     pub ort_library: Option<PathBuf>,
+    /// How action tokens are generated, instead of the bundle's way: `plain`, or `previous`, `trigram`, `jacobi`,
+    /// `bin_distance:R` and `early_exit:N` joined with `+`.
+    #[arg(long, value_name = "NAME")]
+    pub decoding: Option<Decoding>,
 }
 
 /// An engine by name.
@@ -46,7 +50,14 @@ impl PolicyArguments {
     /// Opens the bundle.
     pub fn open(&self) -> Result<Bundle, CliError> {
         let source = self.source();
-        Bundle::open(source.clone()).map_err(|error| CliError::Refused(format!("{source}: {error}")))
+        let mut bundle =
+            Bundle::open(source.clone()).map_err(|error| CliError::Refused(format!("{source}: {error}")))?;
+        if let Some(decoding) = self.decoding {
+            bundle
+                .set_decoding(decoding)
+                .map_err(|error| CliError::Refused(format!("{source}: --decoding {decoding}: {error}")))?;
+        }
+        Ok(bundle)
     }
 
     /// Opens the bundle and loads its policy on the engine.

@@ -78,6 +78,7 @@ fn record_raw(arguments: &DatasetArguments) -> Result<(), CliError> {
         bundle: Some(bundle.clone()),
         engine: EngineName::Tract,
         ort_library: None,
+        decoding: None,
     });
     if let Some(policy) = &policy {
         PolicyPilot::new(policy)?;

@@ -37,6 +37,7 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
         bundle: arguments.bundle.clone(),
         engine,
         ort_library: arguments.ort_library.clone(),
+        decoding: None,
     };
     let bundle = policy(EngineName::Tract).open();
     let mut lines = vec![Line {
