@@ -78,8 +78,8 @@ impl Drafter {
         if let Some(answer) = self.answers.get(taken.len()).copied().flatten() {
             return answer;
         }
-        let previous = self.from_previous(taken.len());
-        let trigram = self.from_trigrams(taken);
+        let previous = self.by_previous(taken.len());
+        let trigram = self.by_trigrams(taken);
         let likelier = if self.trigram_track.rate() > self.previous_track.rate() {
             trigram.or(previous)
         } else {
@@ -99,11 +99,11 @@ impl Drafter {
     /// The last of `taken` was taken: judge the sources and learn.
     pub(crate) fn took(&mut self, taken: &[u32]) {
         let Some((&token, before)) = taken.split_last() else { return };
-        if let Some(guess) = self.from_previous(before.len()) {
+        if let Some(guess) = self.by_previous(before.len()) {
             self.previous_track.judge(guess == token);
         }
         if self.decoding.trigram {
-            if let Some(guess) = self.from_trigrams(before) {
+            if let Some(guess) = self.by_trigrams(before) {
                 self.trigram_track.judge(guess == token);
             }
             if let Some(context) = self.context(before) {
@@ -112,11 +112,11 @@ impl Drafter {
         }
     }
 
-    fn from_previous(&self, index: usize) -> Option<u32> {
+    fn by_previous(&self, index: usize) -> Option<u32> {
         self.previous.get(index).copied().filter(|_| self.decoding.previous)
     }
 
-    fn from_trigrams(&self, taken: &[u32]) -> Option<u32> {
+    fn by_trigrams(&self, taken: &[u32]) -> Option<u32> {
         self.trigrams.follower(self.context(taken)?).filter(|_| self.decoding.trigram)
     }
 
