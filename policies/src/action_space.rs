@@ -138,18 +138,6 @@ impl ActionSpace {
         &self.normalisation
     }
 
-    /// Turns absolute joint rows, `[n, D]`, back into normalised values, `[n, D]`, with `state` as for
-    /// [`Self::to_absolute`].
-    pub(crate) fn to_normalised(&self, rows: &[f64], state: &[f64], values: &mut [f32]) {
-        let dims = self.dims.len();
-        for (from, into) in rows.chunks_exact(dims).zip(values.chunks_exact_mut(dims)) {
-            for (dim, (action, (value, slot))) in self.dims.iter().zip(from.iter().zip(into)).enumerate() {
-                let origin = action.anchor.map_or(0.0, |joint| state[joint]);
-                *slot = self.normalisation.normalise(dim, value - origin) as f32;
-            }
-        }
-    }
-
     /// Turns normalised rows into absolute joint rows, `[H, D]` in the dimensions' units, with `state` (`[S]`, same
     /// units) observed at the anchor.
     ///
@@ -181,6 +169,16 @@ impl ActionSpace {
             }
         }
         Ok(())
+    }
+
+    /// The way back: normalised values of absolute joint rows, `[n, D]`, as they look from another observation's `state`.
+    pub(crate) fn normalised<'a>(&'a self, rows: &'a [f64], state: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
+        rows.chunks_exact(self.dims.len()).flat_map(move |row| {
+            self.dims.iter().zip(row).enumerate().map(move |(dim, (action, value))| {
+                let origin = action.anchor.map_or(0.0, |joint| state[joint]);
+                self.normalisation.normalise(dim, value - origin)
+            })
+        })
     }
 }
 
@@ -214,14 +212,15 @@ mod tests {
     }
 
     #[test]
-    fn absolute_rows_come_back_as_the_normalised_ones_they_were() {
+    fn absolute_rows_look_from_another_state_as_they_would_have_been_said_there() {
+        let rows = [0.25, 0.8, 0.35, 1.6];
+        let values: Vec<f64> = space().normalised(&rows, &[7.0, 0.1]).collect();
         let mut normalised = NormalisedRows::new(2, 2);
-        normalised.values_mut().copy_from_slice(&[-1.0, -1.0, 0.25, 1.0]);
-        let (mut rows, mut values) = ([0.0; 4], [0.0f32; 4]);
-        space().to_absolute(&normalised, &[7.0, 0.25], &mut rows).unwrap();
-        space().to_normalised(&rows, &[7.0, 0.25], &mut values);
-        for (got, want) in values.iter().zip([-1.0, -1.0, 0.25, 1.0]) {
-            assert!((got - want).abs() < 1e-6, "{values:?}");
+        normalised.values_mut().copy_from_slice(&values);
+        let mut back = [0.0; 4];
+        space().to_absolute(&normalised, &[7.0, 0.1], &mut back).unwrap();
+        for (got, want) in back.iter().zip(rows) {
+            assert!((got - want).abs() < 1e-12, "{back:?}");
         }
     }
 

@@ -11,6 +11,7 @@
 mod action_space;
 pub mod bundle;
 mod chunk;
+mod decoding;
 pub mod engine;
 mod families;
 mod image;
@@ -26,6 +27,7 @@ mod stopwatch;
 pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
 pub use chunk::{ActionChunk, Stages, Trace};
+pub use decoding::{Decoding, DecodingError};
 pub use image::{CameraSlot, ImageLoader, Pad, Resize};
 pub use load::{
     Deviations, EngineChoice, EngineInfo, LoadError, Loaded, golden_inputs, load_policy, load_policy_capturing,

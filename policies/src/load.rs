@@ -293,6 +293,7 @@ fn replay_golden(
 ) -> Result<Deviations, LoadError> {
     let arrays = Arrays::from_npz(bundle.file(GOLDEN_FILE)?, GOLDEN_FILE)?;
     let mut worst = Deviations::default();
+    policy.set_exact(true);
     let probes = bundle.spec().family.probes();
     for (sample, golden) in GoldenSample::read_all(&arrays, bundle.spec())?.iter().enumerate() {
         let failed = |error: PolicyError| LoadError::GoldenFailed { sample, engine, error: Box::new(error) };
@@ -333,6 +334,7 @@ fn replay_golden(
         worst.action_rad = worst.action_rad.max(action_rad);
         worst.samples += 1;
     }
+    policy.set_exact(false);
     policy.reset(Epoch::default());
     Ok(worst)
 }

@@ -174,6 +174,16 @@ impl<'a> Meter<'a> {
         Self { budget, costs, spent: Duration::ZERO, tokens: 0 }
     }
 
+    /// Charges a pass that verified a block and gave `tokens`.
+    ///
+    /// # Errors
+    /// As [`charge`](Self::charge).
+    pub(crate) fn charge_block(&mut self, tokens: u32, cost: Duration) -> Result<(), PolicyError> {
+        self.spent += cost;
+        self.tokens += tokens;
+        self.check(Stage::Decode)
+    }
+
     /// Charges a finished stage.
     ///
     /// # Errors
@@ -187,6 +197,10 @@ impl<'a> Meter<'a> {
                 self.costs.step
             }
         };
+        self.check(stage)
+    }
+
+    fn check(&self, stage: Stage) -> Result<(), PolicyError> {
         let now = match self.budget.clock {
             Some(clock) => clock.now(),
             None => self.budget.start.saturating_add(self.spent),

@@ -17,6 +17,8 @@ use crate::observation::{Budget, Committed, Epoch, Observation};
 pub enum StopReason {
     /// It had nothing left to do.
     Complete,
+    /// Guesses were taken unverified after as many passes as were allowed.
+    EarlyExit,
 }
 
 impl StopReason {
@@ -24,6 +26,7 @@ impl StopReason {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Complete => "complete",
+            Self::EarlyExit => "early_exit",
         }
     }
 }

@@ -286,7 +286,7 @@ def _past(g: Graph, shape: Shape, rows: int) -> None:
 
 
 def decoder(weights: Weights, shape: Shape, rows: int, past: int, logits: bool = True) -> ModelProto:
-    """``prefill`` (rows = S, past = 0) or ``decode_k1`` (rows = 1, past = Tmax); logits of the last row only.
+    """``prefill`` (rows = S, past = 0; logits of the last row only) or ``decode_kK`` (rows = K, past = Tmax; logits of every row).
 
     Without ``logits`` (flow) the graph ends at the last layer's keys and values.
     """
@@ -311,7 +311,7 @@ def decoder(weights: Weights, shape: Shape, rows: int, past: int, logits: bool =
             return g.model()
         q = rotary.rotate(rotary.heads(g.op("MatMul", h, g.weight(name + "q")), shape.heads))
         kept, bias = s, mask
-        if last and s > 1:  # nothing after the last layer's attention needs more than the last row
+        if last and not past:  # nothing after the last layer's attention needs more than the last row
             kept = 1
             q = g.op("Slice", q, g.ints(s - 1), g.ints(s), g.ints(2))
             x = g.op("Slice", x, g.ints(s - 1), g.ints(s), g.ints(1))
@@ -320,7 +320,7 @@ def decoder(weights: Weights, shape: Shape, rows: int, past: int, logits: bool =
         values = g.op("Concat", f"past_v_{layer}", v, axis=2) if past else v
         x = _swiglu(g, _attention(g, shape, x, name, q, keys, values, bias, kept), name)
     g.op("MatMul", g.norm(x, "final_norm"), g.weight("head"), out="logits")
-    g.output("logits", [1, 1, shape.vocabulary])
+    g.output("logits", [1, s if past else 1, shape.vocabulary])
     return g.model()
 
 

@@ -277,7 +277,8 @@ def quantise(args: argparse.Namespace, folder: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         run(args.endplate, "capture", args.recording, "--bundle", bundle, "--out", scratch, "--sets", args.sets)
         for name in graphs:
-            captured[name] = dict(np.load(Path(scratch) / (name.removesuffix(".onnx") + ".npz")))
+            path = Path(scratch) / (name.removesuffix(".onnx") + ".npz")
+            captured[name] = dict(np.load(path)) if path.exists() else {}
     shared, tensors = Shared(), set()
     kept = [name for name in graphs if name.removesuffix(".onnx") in args.keep]
     needed = {place for name in kept for place in locations(bundle / name)}
@@ -285,8 +286,12 @@ def quantise(args: argparse.Namespace, folder: Path) -> list[str]:
         if name in kept:
             shutil.copyfile(bundle / name, folder / name)
             continue
+        if not captured[name] and args.precision in ("fp16", "qdq"):
+            remedy = f"{args.precision} needs its inputs: leave it in f32 with --keep {name.removesuffix('.onnx')}"
+            raise QuantiseError(f"{name}: the policy does not run this graph as the bundle decodes; {remedy}")
         model = quantised(load(bundle, name), name, args.precision, captured[name])
-        check_outputs(model, name, captured[name])
+        if captured[name]:
+            check_outputs(model, name, captured[name])
         shared.take(model)
         (folder / name).write_bytes(model.SerializeToString())
     (folder / WEIGHTS).write_bytes(shared.blob)

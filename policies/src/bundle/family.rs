@@ -1,9 +1,12 @@
 //! What a model family needs to know, and which keys of `policy.toml` belong to which family.
 
+use core::time::Duration;
+
 use super::prompt::{AnswerSpec, Ids, PromptSpec, checked_answer, checked_prompt};
 use super::raw::{RawModel, RawPolicy};
 use super::spec::{MAX_SIZE, choose, invalid};
 use super::{BundleError, POLICY_FILE};
+use crate::decoding::{Decoding, DecodingError};
 
 /// Ids of OpenVLA's bins.
 pub(crate) const BIN_COUNT: usize = 256;
@@ -13,6 +16,11 @@ const STATE_BINS: usize = 256;
 const MAX_STEPS: usize = 1000;
 /// More noise levels than any diffusion is trained with.
 const MAX_TRAIN_STEPS: usize = 100_000;
+
+/// More rows than a block gains from.
+const MAX_BLOCK: usize = 256;
+/// More than any pass may cost.
+const MAX_BLOCK_MS: f64 = 60_000.0;
 
 /// What a model family needs to know.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -98,6 +106,22 @@ impl FamilySpec {
     /// Whether it generates action tokens.
     pub const fn has_tokens(&self) -> bool {
         matches!(self, Self::Pi0Fast(_) | Self::Bins(_) | Self::OpenVla(_))
+    }
+
+    /// How tokens are generated, for a family that speaks in them.
+    pub const fn tokens(&self) -> Option<&TokenSpec> {
+        match self {
+            Self::Pi0Fast(rules) | Self::Bins(rules) => Some(rules),
+            _ => None,
+        }
+    }
+
+    pub(super) fn set_decoding(&mut self, decoding: Decoding) -> Result<(), DecodingError> {
+        decoding.check(self)?;
+        if let Self::Pi0Fast(rules) | Self::Bins(rules) = self {
+            rules.decoding = decoding;
+        }
+        Ok(())
     }
 
     /// Whether all cameras enter one tensor, and so must have one size.
@@ -198,6 +222,19 @@ pub struct TokenSpec {
     pub exit_layer: usize,
     /// How tokens are chosen.
     pub strategy: Strategy,
+    /// The graph that verifies several tokens a pass.
+    pub block: Option<BlockSpec>,
+    /// How many passes are saved, and how.
+    pub decoding: Decoding,
+}
+
+/// A decoder graph of several rows, `decode_k{rows}.onnx`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct BlockSpec {
+    /// `K`, rows of a pass.
+    pub rows: usize,
+    /// What the cost model charges for a pass.
+    pub cost: Duration,
 }
 
 /// How a flow-matching family denoises.
@@ -362,7 +399,7 @@ pub(super) fn checked_family(raw: &RawPolicy) -> Result<FamilySpec, BundleError>
             return Err(invalid(format!("[{table}]"), if given { "given" } else { "missing" }, remedy));
         }
     }
-    Ok(match name {
+    let family = match name {
         "pi0_fast" => FamilySpec::Pi0Fast(checked_tokens(raw)?),
         "bins" => FamilySpec::Bins(checked_bins(raw)?),
         "flow" => FamilySpec::Flow(checked_flow(raw)?),
@@ -373,7 +410,11 @@ pub(super) fn checked_family(raw: &RawPolicy) -> Result<FamilySpec, BundleError>
         "openvla" => FamilySpec::OpenVla(checked_openvla(raw)?),
         "openvla_oft" => FamilySpec::OpenVlaOft(checked_oft(raw)?),
         _ => FamilySpec::Act,
-    })
+    };
+    if let Some(rules) = family.tokens() {
+        rules.decoding.check(&family).map_err(|error| error.in_bundle(&rules.decoding.to_string()))?;
+    }
+    Ok(family)
 }
 
 fn checked_prefix(raw: &RawPolicy) -> Result<(PrefixSpec, &RawModel), BundleError> {
@@ -426,6 +467,8 @@ fn checked_tokens(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
             strategy,
             &[("greedy", Strategy::Greedy), ("greedy_constrained", Strategy::GreedyConstrained)],
         )?,
+        block: checked_block(raw)?,
+        decoding: checked_decoding(raw)?,
     };
     if tokens.slab != model.prefix + tokens.max_tokens {
         let remedy = format!("prefix and max_tokens make {}", model.prefix + tokens.max_tokens);
@@ -439,6 +482,32 @@ fn checked_tokens(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
         return Err(invalid("model.exit_layer", tokens.exit_layer, format!("there are {} layers", model.layers)));
     }
     Ok(tokens)
+}
+
+fn checked_block(raw: &RawPolicy) -> Result<Option<BlockSpec>, BundleError> {
+    let given = raw.decoding.as_ref().map_or((None, None), |decoding| (decoding.block, decoding.block_ms));
+    match given {
+        (None, None) => Ok(None),
+        (None, Some(cost)) => Err(invalid("decoding.block_ms", cost, "write decoding.block too, or neither")),
+        (Some(rows), None) => Err(invalid("decoding.block", rows, "write decoding.block_ms too, or neither")),
+        (Some(rows), Some(cost)) => {
+            if !(2..=MAX_BLOCK).contains(&rows) {
+                return Err(invalid("decoding.block", rows, format!("write between 2 and {MAX_BLOCK} rows")));
+            }
+            if !(cost.is_finite() && (0.0..=MAX_BLOCK_MS).contains(&cost)) {
+                let remedy = format!("write milliseconds between 0 and {MAX_BLOCK_MS}");
+                return Err(invalid("decoding.block_ms", cost, remedy));
+            }
+            Ok(Some(BlockSpec { rows, cost: Duration::from_secs_f64(cost / 1e3) }))
+        }
+    }
+}
+
+fn checked_decoding(raw: &RawPolicy) -> Result<Decoding, BundleError> {
+    match raw.decoding.as_ref().and_then(|decoding| decoding.technique.as_deref()) {
+        None => Ok(Decoding::default()),
+        Some(name) => name.parse().map_err(|error: DecodingError| error.in_bundle(name)),
+    }
 }
 
 fn checked_bins(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {

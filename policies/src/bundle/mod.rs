@@ -21,8 +21,8 @@ use sha2::{Digest as _, Sha256};
 
 pub(crate) use family::BIN_COUNT;
 pub use family::{
-    BetaSchedule, DiffusionSpec, FamilySpec, FlowSpec, ModelShape, OftSpec, Prediction, PrefixSpec, Scheduler,
-    Strategy, TokenSpec, VlaSpec,
+    BetaSchedule, BlockSpec, DiffusionSpec, FamilySpec, FlowSpec, ModelShape, OftSpec, Prediction, PrefixSpec,
+    Scheduler, Strategy, TokenSpec, VlaSpec,
 };
 pub use golden::Arrays;
 pub(crate) use golden::{GOLDEN_FILE, GoldenSample, RecordedMoment};
@@ -30,6 +30,8 @@ pub use prompt::{AnswerSpec, Ids, PromptSpec, PromptText};
 pub use robot::{Mismatch, check_robot};
 pub use source::BundleSource;
 pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Quantisation, Tolerance, Training};
+
+use crate::decoding::{Decoding, DecodingError};
 
 /// The file that describes the bundle.
 pub const POLICY_FILE: &str = "policy.toml";
@@ -152,6 +154,14 @@ impl Bundle {
     /// What it says about itself.
     pub fn spec(&self) -> &PolicySpec {
         &self.spec
+    }
+
+    /// Chooses another way of decoding than `policy.toml` does, before the policy is loaded.
+    ///
+    /// # Errors
+    /// [`DecodingError`] when the family or the bundle's graphs cannot be decoded so.
+    pub fn set_decoding(&mut self, decoding: Decoding) -> Result<(), DecodingError> {
+        self.spec.family.set_decoding(decoding)
     }
 
     /// SHA-256 of `policy.toml`, lower-case hex: through the digests in it, of the whole bundle.

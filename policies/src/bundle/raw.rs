@@ -225,6 +225,12 @@ pub(super) struct RawModel {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawDecoding {
     pub strategy: String,
+    #[serde(default)]
+    pub technique: Option<String>,
+    #[serde(default)]
+    pub block: Option<usize>,
+    #[serde(default)]
+    pub block_ms: Option<f64>,
 }
 
 #[derive(Deserialize)]

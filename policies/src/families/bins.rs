@@ -29,5 +29,5 @@ pub(super) fn load(
     })?;
     // Every one of the 256 ids means something; a model gone mad names ids of the text as well.
     let garbage = parts.shape.model.vocabulary as u32;
-    TokenPolicy::new(parts, rules, codec, garbage, engine, graphs)
+    TokenPolicy::new(parts, rules, codec, garbage, dims, engine, graphs)
 }

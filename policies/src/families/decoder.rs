@@ -1,7 +1,7 @@
-//! One token in, logits out, over keys and values that grow by a row: the decoder graph and its slab.
+//! A few tokens in, logits out, over keys and values that grow by as many rows as are kept: the decoder graph and its slab.
 //!
-//! Two graphs can do it. `decode_k1.onnx` is portable: it reads the slab and hands out the new row, which is copied
-//! behind the rows in use; masks and positions are inputs. `decode_gqa.onnx` is optional and for ONNX Runtime on the CPU
+//! Two graphs can do it. `decode_kK.onnx` is portable: it reads the slab and hands out K new rows, of which those kept are
+//! copied behind the rows in use; masks and positions are inputs. `decode_gqa.onnx` is optional and for ONNX Runtime on the CPU
 //! alone (`GroupQueryAttention`): it writes the new row into the slab itself and looks at the rows in use and no others,
 //! so rows that mean nothing must not be in between. There a row's position is its place.
 
@@ -15,7 +15,6 @@ use crate::kv::{KvShape, KvSlab};
 use crate::load::LoadError;
 use crate::policy::PolicyError;
 
-const PORTABLE: &str = "decode_k1.onnx";
 const IN_PLACE: &str = "decode_gqa.onnx";
 
 enum Form {
@@ -31,9 +30,11 @@ enum Form {
     },
 }
 
-/// A decoder of one new token over a slab.
+/// A decoder of `K` new tokens over a slab.
 pub(super) struct Decoder {
     session: Box<dyn Session>,
+    /// `K`.
+    rows: usize,
     x: InputSlot,
     logits: OutputSlot,
     /// Two per layer: keys, values.
@@ -43,7 +44,8 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    /// Loads the graph that writes in place where the bundle has one and the engine can, else the portable one.
+    /// Loads the graph of `rows` new tokens: for one token that which writes in place, where the bundle has one and the
+    /// engine can.
     ///
     /// # Errors
     /// [`LoadError`] naming the graph and the tensor.
@@ -51,12 +53,13 @@ impl Decoder {
         engine: &dyn Engine,
         graphs: &Graphs<'_>,
         m: ModelShape,
+        rows: usize,
         capacity: usize,
     ) -> Result<Self, LoadError> {
-        let is_in_place = graphs.has(IN_PLACE) && engine.writes_in_place();
+        let is_in_place = rows == 1 && graphs.has(IN_PLACE) && engine.writes_in_place();
         let mut contract = Contract::new();
-        let x = contract.input_f32("x", &[1, 1, m.width]);
-        let logits = contract.output_f32("logits", &[1, 1, m.vocabulary]);
+        let x = contract.input_f32("x", &[1, rows, m.width]);
+        let logits = contract.output_f32("logits", &[1, rows, m.vocabulary]);
         let past: Vec<InputSlot> = kv_names("past", m.layers)
             .map(|name| contract.input_f32(name, &[1, m.kv_heads, capacity, m.head_dim]))
             .collect();
@@ -67,16 +70,22 @@ impl Decoder {
             Form::InPlace { rows: contract.input_i64("rows", &[1]) }
         } else {
             Form::Portable {
-                positions: contract.input_i64("positions", &[1, 1]),
-                mask: contract.input_f32("mask", &[1, 1, 1, capacity + 1]),
+                positions: contract.input_i64("positions", &[1, rows]),
+                mask: contract.input_f32("mask", &[1, 1, rows, capacity + rows]),
                 new: kv_names("new", m.layers)
-                    .map(|name| contract.output_f32(name, &[1, m.kv_heads, 1, m.head_dim]))
+                    .map(|name| contract.output_f32(name, &[1, m.kv_heads, rows, m.head_dim]))
                     .collect(),
             }
         };
-        let session = engine.load(graphs.source(if is_in_place { IN_PLACE } else { PORTABLE })?, &contract)?;
+        let portable = format!("decode_k{rows}.onnx");
+        let session = engine.load(graphs.source(if is_in_place { IN_PLACE } else { &portable })?, &contract)?;
         let slab = KvSlab::new(KvShape { heads: m.kv_heads, head_dim: m.head_dim, capacity });
-        Ok(Self { session, x, logits, past, form, slab })
+        Ok(Self { session, rows, x, logits, past, form, slab })
+    }
+
+    /// `K`, rows of a pass.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
     }
 
     /// Fills the slab with the keys and values of a prefix that has run.
@@ -104,33 +113,50 @@ impl Decoder {
         Ok(self.slab.append(part.len(), dead)?)
     }
 
-    /// Runs one embedded token, `[d]`, at `position` and takes its row into the slab.
+    /// Runs one embedding a row, `K` of `[d]`, at consecutive positions from `position`. Nothing is taken into the slab.
     ///
     /// # Errors
     /// [`PolicyError::Memory`] when the slab is full, [`PolicyError::Engine`].
-    pub(super) fn step(&mut self, embedded: &[f32], position: usize) -> Result<(), PolicyError> {
-        self.session.input_f32_mut(self.x)?.copy_from_slice(embedded);
+    pub(super) fn run<'e>(
+        &mut self,
+        embeddings: impl Iterator<Item = &'e [f32]>,
+        position: usize,
+    ) -> Result<(), PolicyError> {
+        let x = self.session.input_f32_mut(self.x)?;
+        let width = x.len() / self.rows;
+        for (row, embedding) in x.chunks_exact_mut(width).zip(embeddings) {
+            row.copy_from_slice(embedding);
+        }
         match &self.form {
-            Form::Portable { positions, mask, new } => {
-                self.session.input_i64_mut(*positions)?.fill(position as i64);
-                self.slab.causal_mask(1, self.session.input_f32_mut(*mask)?)?;
-                self.session.run()?;
-                for (new, past) in new.iter().zip(&self.past) {
-                    let (rows, tensor) = self.session.output_and_input_f32(*new, *past)?;
-                    self.slab.write(tensor, rows, 1)?;
+            Form::Portable { positions, mask, .. } => {
+                for (row, at) in self.session.input_i64_mut(*positions)?.iter_mut().enumerate() {
+                    *at = (position + row) as i64;
                 }
+                self.slab.causal_mask(self.rows, self.session.input_f32_mut(*mask)?)?;
             }
             Form::InPlace { rows } => {
                 self.slab.has_room_for(1)?;
                 self.session.input_i64_mut(*rows)?.fill(self.slab.len() as i64 + 1);
-                self.session.run()?;
             }
         }
-        self.slab.append(1, 0..0)?;
-        Ok(())
+        Ok(self.session.run()?)
     }
 
-    /// Logits of the last step, `[V]`.
+    /// Takes the first `kept` rows of the last pass into the slab; the others are forgotten.
+    ///
+    /// # Errors
+    /// [`PolicyError::Memory`] when the slab is full.
+    pub(super) fn keep(&mut self, kept: usize) -> Result<(), PolicyError> {
+        if let Form::Portable { new, .. } = &self.form {
+            for (new, past) in new.iter().zip(&self.past) {
+                let (rows, tensor) = self.session.output_and_input_f32(*new, *past)?;
+                self.slab.write_range(tensor, rows, self.rows, 0..kept)?;
+            }
+        }
+        Ok(self.slab.append(kept, 0..0)?)
+    }
+
+    /// Logits of the last pass, `[K, V]` row-major.
     ///
     /// # Errors
     /// [`EngineError`] before the first.

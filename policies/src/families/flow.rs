@@ -58,7 +58,9 @@ impl Steering {
             return;
         }
         self.rows.fill(0.0);
-        spec.actions.to_normalised(&committed.rows[..rows * dims], state, &mut self.rows);
+        for (slot, value) in self.rows.iter_mut().zip(spec.actions.normalised(&committed.rows[..rows * dims], state)) {
+            *slot = value as f32;
+        }
         match committed.continuation {
             Continuation::Prefix => self.clean = committed.delay_rows.min(rows).min(most_clean),
             Continuation::Guided { beta } => {

@@ -33,6 +33,9 @@ use prefix::Parts;
 /// What golden replay looks at beside the answer; which outputs these are, the family's
 /// [`probes`](FamilySpec::probes) say.
 pub(crate) trait Inspect: Policy {
+    /// Whether shortcuts that change the answer are left out for now.
+    fn set_exact(&mut self, _exact: bool) {}
+
     /// Prompt ids of the last inference; none for a family without a prompt.
     fn text_ids(&self) -> &[u32] {
         &[]
@@ -97,7 +100,10 @@ impl<'a> Graphs<'a> {
         self.bundle.file(name).is_ok()
     }
 
-    pub(crate) fn source(&self, name: &'static str) -> Result<GraphSource<'a>, BundleError> {
+    pub(crate) fn source<'n>(&self, name: &'n str) -> Result<GraphSource<'n>, BundleError>
+    where
+        'a: 'n,
+    {
         Ok(GraphSource { name, onnx: self.bundle.file(name)?, external: self.external })
     }
 }

@@ -32,5 +32,5 @@ pub(super) fn load(
         value: end.to_string(),
         remedy: error.to_string(),
     })?;
-    TokenPolicy::new(parts, rules, codec, vocabulary as u32, engine, graphs)
+    TokenPolicy::new(parts, rules, codec, vocabulary as u32, 1, engine, graphs)
 }

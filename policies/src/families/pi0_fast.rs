@@ -39,7 +39,7 @@ pub(super) fn load(
         }
         let codec = codec(&fast, &parts)?;
         let answer = Answer::new(codec, answer, vocabulary as u32, rules.max_tokens);
-        return Ok(Box::new(TokenPolicy::new(parts, rules, answer, vocabulary as u32, engine, graphs)?));
+        return Ok(Box::new(TokenPolicy::new(parts, rules, answer, vocabulary as u32, 1, engine, graphs)?));
     }
     let parts = Parts::read(bundle, rules.prefix, rules.action_offset, "the action ids")?;
     if rules.action_offset + fast.vocab_size() as usize != vocabulary {
@@ -53,7 +53,7 @@ pub(super) fn load(
     }
     let codec = codec(&fast, &parts)?;
     let ids = codec.vocab_size();
-    Ok(Box::new(TokenPolicy::new(parts, rules, codec, ids, engine, graphs)?))
+    Ok(Box::new(TokenPolicy::new(parts, rules, codec, ids, 1, engine, graphs)?))
 }
 
 fn codec(fast: &FastTokenizer, parts: &Parts) -> Result<FastCodec, LoadError> {

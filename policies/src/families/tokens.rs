@@ -1,7 +1,8 @@
 //! Generation token by token, whatever the tokens mean: the body of every family that speaks in action tokens.
 //!
 //! Generated token `t` stands in slab row `S + t` at position `Nv + T + t`. Generation is greedy over the action ids
-//! and ends when the tokenizer says that the chunk is exactly complete; no end token is needed or believed.
+//! and ends when the tokenizer says that the chunk is exactly complete; no end token is needed or believed. A pass
+//! takes one token, or verifies a block of guesses ([`decoding`](crate::decoding)).
 
 use core::time::Duration;
 
@@ -10,9 +11,10 @@ use endplate_tokenizers::{ActionTokenizer, Progress};
 use super::decoder::Decoder;
 use super::prefix::{Parts, Prefix};
 use super::{Graphs, Inspect, Lap};
-use crate::action_space::NormalisedRows;
+use crate::action_space::{ActionKind, NormalisedRows};
 use crate::bundle::{PolicySpec, Strategy, TokenSpec};
 use crate::chunk::{ActionChunk, Stages};
+use crate::decoding::{Acceptance, Drafter};
 use crate::engine::{Engine, EngineError};
 use crate::load::LoadError;
 use crate::observation::{Budget, Committed, Epoch, Meter, Observation};
@@ -27,6 +29,14 @@ pub(crate) struct TokenPolicy<T> {
     garbage_ids: u32,
     decode: Decoder,
     tokens: Vec<u32>,
+    guesses: Vec<u32>,
+    drafter: Drafter,
+    acceptance: Acceptance,
+    /// The chunk that guesses are made from, if one was answered in this epoch.
+    last: Option<ActionChunk>,
+    /// Whether guesses are only taken when they are right, whatever the bundle says.
+    exact: bool,
+    passes: u32,
     /// Of these, those that were not the most likely.
     constrained: u32,
     normalised: NormalisedRows,
@@ -34,7 +44,8 @@ pub(crate) struct TokenPolicy<T> {
 }
 
 impl<T: ActionTokenizer> TokenPolicy<T> {
-    /// Loads the graphs. `garbage_ids`: the ids that a model gone mad could name.
+    /// Loads the graphs. `garbage_ids`: the ids that a model gone mad could name; `row`: tokens of a row of time-major
+    /// tokens, else 1.
     ///
     /// # Errors
     /// [`LoadError`] naming the graph and the tensor.
@@ -43,16 +54,28 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
         rules: TokenSpec,
         tokenizer: T,
         garbage_ids: u32,
+        row: usize,
         engine: &dyn Engine,
         graphs: &Graphs<'_>,
     ) -> Result<Self, LoadError> {
         let m = parts.shape.model;
         let (horizon, dims) = (parts.spec.chunk.horizon, parts.spec.actions.dims().len());
         let prefix = Prefix::new(parts, engine, graphs, true)?;
-        let decode = Decoder::load(engine, graphs, m, rules.slab)?;
+        let block = rules.block.filter(|_| !rules.decoding.is_plain()).map_or(1, |block| block.rows);
+        let decode = Decoder::load(engine, graphs, m, block, rules.slab)?;
+        let grippers = prefix.spec().actions.dims().iter().map(|dim| dim.kind == ActionKind::Gripper).collect();
         Ok(Self {
             decode,
-            tokens: Vec::with_capacity(rules.max_tokens),
+            guesses: Vec::with_capacity(block),
+            drafter: Drafter::new(rules.decoding, rules.max_tokens, row),
+            acceptance: rules
+                .decoding
+                .bin_distance
+                .map_or_else(Acceptance::default, |radius| Acceptance::within(radius, grippers)),
+            last: None,
+            exact: false,
+            passes: 0,
+            tokens: Vec::with_capacity(rules.max_tokens + block),
             constrained: 0,
             normalised: NormalisedRows::new(horizon, dims),
             fault: OutputFault::None,
@@ -63,43 +86,117 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
         })
     }
 
-    /// Runs generated token number `index` through the decoder.
-    fn run_decode(&mut self, index: usize, token: u32) -> Result<(), PolicyError> {
-        let row = self.prefix.embedding(self.rules.action_offset as u32 + token);
-        self.decode.step(row, self.prefix.end_position() + index)
+    /// Turns what was answered before into guesses: its rows from this observation's anchor on, seen from its state.
+    fn begin_guesses(&mut self, observation: &Observation<'_>, epoch: Epoch) {
+        if self.last.as_ref().is_some_and(|last| last.epoch() != epoch) {
+            self.forget();
+        }
+        let previous = self.drafter.begin();
+        let Some(last) = self.last.as_ref().filter(|_| self.rules.decoding.previous) else { return };
+        let passed = observation.anchor.motion.seconds_since(last.anchor().motion).max(0.0);
+        let shift = passed / last.period().as_secs_f64();
+        let dims = last.dims();
+        let mut rows = vec![0.0; last.rows().len()];
+        for (index, row) in rows.chunks_exact_mut(dims).enumerate() {
+            let at = (index as f64 + shift).min((last.horizon() - 1) as f64);
+            let (below, part) = (at.floor() as usize, at.fract());
+            if let (Some(from), Some(to)) = (last.row(below), last.row(below + usize::from(part > 0.0))) {
+                for ((value, from), to) in row.iter_mut().zip(from).zip(to) {
+                    *value = from + (to - from) * part;
+                }
+            }
+        }
+        let values: Vec<f64> = self.prefix.spec().actions.normalised(&rows, &observation.state.position_rad).collect();
+        // A chunk that cannot be said in tokens from here is no guess: `encode` leaves none, and nothing is lost.
+        let _ = self.tokenizer.encode(&values, previous);
+    }
+
+    fn forget(&mut self) {
+        self.last = None;
+        self.drafter.reset();
+    }
+
+    /// Takes the answer to token number `self.tokens.len()` or its guess. Says whether the chunk is complete or as long
+    /// as it may be, and whether the guess was right.
+    fn take(&mut self, answer: Answer, guess: Option<u32>) -> Result<(bool, bool), PolicyError> {
+        let index = self.tokens.len();
+        let guess = guess.filter(|guess| {
+            *guess == answer.token || (!self.exact && self.acceptance.takes(index, *guess, answer.token))
+        });
+        let token = guess.unwrap_or(answer.token);
+        self.constrained += u32::from(answer.constrained);
+        self.tokens.push(token);
+        self.drafter.took(&self.tokens);
+        let progress = self.tokenizer.push(token)?;
+        // An incomplete sequence is refused when it is decoded.
+        let over = progress == Progress::Complete || self.tokens.len() == self.rules.max_tokens;
+        Ok((over, guess.is_some()))
     }
 
     /// Generates until the chunk is complete.
-    fn generate(&mut self, meter: &mut Meter<'_>) -> Result<(), PolicyError> {
+    fn generate(&mut self, meter: &mut Meter<'_>) -> Result<StopReason, PolicyError> {
         self.tokens.clear();
         self.constrained = 0;
+        self.passes = 0;
         self.tokenizer.reset();
-        loop {
-            let index = self.tokens.len();
-            let logits = if index == 0 { self.prefix.logits()? } else { self.decode.logits()? };
-            let logits = &logits[self.rules.action_offset..];
-            if !logits.iter().all(|value| value.is_finite()) {
-                return Err(PolicyError::NonFiniteLogits { token: index });
-            }
-            let first = most_likely(logits, None);
-            let mut chosen = first;
-            if self.rules.strategy == Strategy::GreedyConstrained {
-                while let Some(token) = chosen.filter(|token| !self.tokenizer.allows(*token)) {
-                    chosen = most_likely(logits, Some(token));
+        let first = answer(self.prefix.logits()?, &self.rules, &self.tokenizer, 0)?;
+        let (mut over, _) = self.take(first, None)?;
+        meter.charge(Stage::Decode)?;
+        while !over {
+            if self.rules.decoding.early_exit.is_some_and(|most| !self.exact && self.passes == most) {
+                while !over {
+                    let token = self.drafter.guess(&self.tokens);
+                    (over, _) = self.take(Answer { token, constrained: false }, None)?;
                 }
+                return Ok(StopReason::EarlyExit);
             }
-            // No id at all can be taken when a character was begun that no id ends: the first is pushed and refused.
-            let token = chosen.or(first).unwrap_or_default();
-            self.constrained += u32::from(chosen != first);
-            self.tokens.push(token);
-            let progress = self.tokenizer.push(token)?;
-            meter.charge(Stage::Decode)?;
-            if progress == Progress::Complete || self.tokens.len() == self.rules.max_tokens {
-                // An incomplete sequence is refused when it is decoded.
-                return Ok(());
-            }
-            self.run_decode(index, token)?;
+            over = self.verify(meter)?;
         }
+        Ok(StopReason::Complete)
+    }
+
+    /// One pass: the last token taken and guesses behind it. Says whether the chunk is complete.
+    fn verify(&mut self, meter: &mut Meter<'_>) -> Result<bool, PolicyError> {
+        let (taken, rows) = (self.tokens.len(), self.decode.rows());
+        // Guesses build on guesses, so for a moment they stand as if they were taken.
+        while self.tokens.len() < taken + rows - 1 {
+            let guess = self.drafter.guess(&self.tokens);
+            self.tokens.push(guess);
+        }
+        self.guesses.clear();
+        self.guesses.extend_from_slice(&self.tokens[taken..]);
+        let offset = self.rules.action_offset as u32;
+        let (prefix, decode) = (&self.prefix, &mut self.decode);
+        let embeddings = self.tokens[taken - 1..].iter().map(|token| prefix.embedding(offset + token));
+        decode.run(embeddings, prefix.end_position() + taken - 1)?;
+        self.tokens.truncate(taken);
+        self.passes += 1;
+
+        let (mut over, mut row) = (false, 0);
+        while row < rows && !over {
+            let logits = row_of(self.decode.logits()?, row, rows);
+            let answer = answer(logits, &self.rules, &self.tokenizer, taken + row)?;
+            let (complete, right) = self.take(answer, self.guesses.get(row).copied())?;
+            over = complete;
+            row += 1;
+            if !right {
+                break;
+            }
+        }
+        match self.rules.block.filter(|_| rows > 1) {
+            Some(block) => meter.charge_block((self.tokens.len() - taken) as u32, block.cost)?,
+            None => meter.charge(Stage::Decode)?,
+        }
+        if over {
+            return Ok(true);
+        }
+        self.decode.keep(row)?;
+        for behind in row..rows {
+            let logits = row_of(self.decode.logits()?, behind, rows);
+            let likely = most_likely(&logits[self.rules.action_offset..], None);
+            self.drafter.answered(taken + behind, likely.unwrap_or_default());
+        }
+        Ok(false)
     }
 
     /// Tokens to absolute rows, with the injected fault where a broken model would show it.
@@ -136,16 +233,25 @@ impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
         self.prefix.observe(observation, chunk, &mut meter, &mut stages, &mut lap)?;
 
         self.decode.take_prefix(&self.prefix)?;
-        self.generate(&mut meter)?;
+        if !self.rules.decoding.is_plain() {
+            self.begin_guesses(observation, committed.epoch);
+        }
+        let stop = self.generate(&mut meter)?;
         stages.decode = lap.take();
         stages.tokens = self.tokens.len() as u32;
         stages.constrained = self.constrained;
-        stages.passes = self.tokens.len().saturating_sub(1) as f64;
+        stages.passes = f64::from(self.passes);
 
         self.decode_rows(observation, chunk.rows_mut())?;
         stages.postprocess = lap.take();
         chunk.set(self.spec().chunk.row_period, observation.anchor, committed.epoch, None, stages);
-        Ok(StopReason::Complete)
+        if self.rules.decoding.previous {
+            match &mut self.last {
+                Some(last) => last.copy_from(chunk),
+                None => self.last = Some(chunk.clone()),
+            }
+        }
+        Ok(stop)
     }
 
     fn check_instruction(&self, instruction: &str) -> Result<(), PolicyError> {
@@ -153,7 +259,8 @@ impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
     }
 
     fn reset(&mut self, _epoch: Epoch) {
-        // Nothing links one inference to the next; the token count behind the cost model starts over.
+        // Guesses link one inference to the next, and the token count behind the cost model.
+        self.forget();
         self.tokens.clear();
         self.decode.clear();
     }
@@ -165,7 +272,13 @@ impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
     fn modelled_cost(&self) -> Duration {
         let costs = self.spec().costs;
         let tokens = if self.tokens.is_empty() { self.rules.max_tokens } else { self.tokens.len() };
-        costs.vision + costs.prefill + costs.step * tokens as u32
+        let before = costs.vision + costs.prefill;
+        match self.rules.block.filter(|_| self.decode.rows() > 1) {
+            None => before + costs.step * tokens as u32,
+            // At worst every guess is wrong and a pass takes one token.
+            Some(block) if self.tokens.is_empty() => before + costs.step + block.cost * (tokens as u32 - 1),
+            Some(block) => before + costs.step + block.cost * self.passes,
+        }
     }
 
     fn tokens(&self) -> &[u32] {
@@ -174,6 +287,10 @@ impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
 }
 
 impl<T: ActionTokenizer + Send> Inspect for TokenPolicy<T> {
+    fn set_exact(&mut self, exact: bool) {
+        self.exact = exact;
+    }
+
     fn text_ids(&self) -> &[u32] {
         self.prefix.text_ids()
     }
@@ -185,6 +302,40 @@ impl<T: ActionTokenizer + Send> Inspect for TokenPolicy<T> {
     fn head(&self) -> Result<&[f32], EngineError> {
         self.prefix.logits()
     }
+}
+
+/// What the model says a token is.
+struct Answer {
+    token: u32,
+    /// Whether it is not the most likely id, because the tokenizer could not take that.
+    constrained: bool,
+}
+
+/// The answer in `logits`, `[V]`, to token number `index`, with the tokenizer where that token goes.
+fn answer(
+    logits: &[f32],
+    rules: &TokenSpec,
+    tokenizer: &impl ActionTokenizer,
+    index: usize,
+) -> Result<Answer, PolicyError> {
+    let logits = &logits[rules.action_offset..];
+    if !logits.iter().all(|value| value.is_finite()) {
+        return Err(PolicyError::NonFiniteLogits { token: index });
+    }
+    let first = most_likely(logits, None);
+    let mut chosen = first;
+    if rules.strategy == Strategy::GreedyConstrained {
+        while let Some(token) = chosen.filter(|token| !tokenizer.allows(*token)) {
+            chosen = most_likely(logits, Some(token));
+        }
+    }
+    // No id at all can be taken when a character was begun that no id ends: the first is pushed and refused.
+    Ok(Answer { token: chosen.or(first).unwrap_or_default(), constrained: chosen != first })
+}
+
+fn row_of(logits: &[f32], row: usize, rows: usize) -> &[f32] {
+    let width = logits.len() / rows;
+    &logits[row * width..(row + 1) * width]
 }
 
 /// The id with the largest logit, or of those that rank behind `after`; the smaller id ranks first of equals.

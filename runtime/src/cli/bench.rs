@@ -3,6 +3,8 @@
 //! A benchmark is an entry of [`BENCHES`]: a name, a sentence, and a function that returns rows. Ratios come from
 //! interleaved windows ([`Ratio`]): A B A B …, the median of the windows' ratios and a bootstrap interval.
 
+#[cfg(feature = "mcap")]
+mod acceleration;
 #[cfg(feature = "sim")]
 mod body;
 #[cfg(all(feature = "sim", feature = "serial"))]
@@ -28,6 +30,8 @@ mod tokenizer;
 use super::bundle::PolicyArguments;
 use super::error::{CliError, write};
 use clap::Args;
+#[cfg(feature = "mcap")]
+use endplate_policies::Decoding;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
@@ -92,6 +96,12 @@ const BENCHES: &[Bench] = &[
     },
     #[cfg(all(feature = "sim", unix))]
     Bench { name: "start", about: "from starting the process to the first command, --windows times", run: start::rows },
+    #[cfg(feature = "mcap")]
+    Bench {
+        name: "acceleration",
+        about: "ways of decoding against plain decoding on a recording: same tokens, passes, latency side by side",
+        run: acceleration::rows,
+    },
 ];
 
 /// Arguments of `endplate bench`.
@@ -114,7 +124,7 @@ pub struct BenchArguments {
     /// reference vectors fastplus_50x7.json.
     #[arg(long)]
     fast_plus: Option<PathBuf>,
-    /// tokenizer: measure anytime errors over the chunks that the built-in policy answered in a recording of
+    /// acceleration: the observations. tokenizer: measure anytime errors over the chunks that the built-in policy answered in a recording of
     /// `endplate run --record`, instead of the expert's.
     #[cfg(feature = "mcap")]
     #[arg(long, value_name = "FILE")]
@@ -130,6 +140,14 @@ pub struct BenchArguments {
     /// bus: share of answers that are lost.
     #[arg(long, default_value_t = 0.01)]
     drop: f64,
+    /// acceleration: ways of decoding, as of `run --decoding`; without it, those that fit the family.
+    #[cfg(feature = "mcap")]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    decodings: Vec<Decoding>,
+    /// acceleration: at most so many observations, from the first on.
+    #[cfg(feature = "mcap")]
+    #[arg(long)]
+    observations: Option<usize>,
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,

@@ -9,7 +9,8 @@ use endplate_policies::OrtOptions;
 #[cfg(feature = "ort")]
 use endplate_policies::engine::{EngineFile, ProviderList};
 use endplate_policies::{
-    Bundle, BundleSource, EngineChoice, EngineRuns, LoadError, Loaded, check_robot, load_policy, load_policy_timed,
+    Bundle, BundleSource, Decoding, EngineChoice, EngineRuns, LoadError, Loaded, check_robot, load_policy,
+    load_policy_timed,
 };
 use include_dir::{Dir, include_dir};
 use indicatif::ProgressBar;
@@ -40,6 +41,10 @@ pub struct PolicyArguments {
     /// File with library, engine cache and providers with their options for `--engine ort` (`policies/PROVIDERS.md`).
     #[arg(long, value_name = "FILE")]
     pub engine_config: Option<PathBuf>,
+    /// How action tokens are generated, instead of the bundle's way: `plain`, or `previous`, `trigram`, `jacobi`,
+    /// `bin_distance:R` and `early_exit:N` joined with `+`.
+    #[arg(long, value_name = "NAME")]
+    pub decoding: Option<Decoding>,
 }
 
 /// An engine by name.
@@ -61,7 +66,14 @@ impl PolicyArguments {
     /// Opens the bundle.
     pub fn open(&self) -> Result<Bundle, CliError> {
         let source = self.source();
-        Bundle::open(source.clone()).map_err(|error| CliError::Refused(format!("{source}: {error}")))
+        let mut bundle =
+            Bundle::open(source.clone()).map_err(|error| CliError::Refused(format!("{source}: {error}")))?;
+        if let Some(decoding) = self.decoding {
+            bundle
+                .set_decoding(decoding)
+                .map_err(|error| CliError::Refused(format!("{source}: --decoding {decoding}: {error}")))?;
+        }
+        Ok(bundle)
     }
 
     /// Opens the bundle and loads its policy on the engine.

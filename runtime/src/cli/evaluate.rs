@@ -12,7 +12,7 @@ use super::statistics::{PairedDifference, paired_difference, wilson};
 use super::view::View;
 use clap::{Args, ValueEnum};
 use core::time::Duration;
-use endplate_policies::{Bundle, Loaded};
+use endplate_policies::{Bundle, Decoding, Loaded};
 use endplate_runtime::LadderCounts;
 use endplate_sim::task::COLOURS;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,6 +31,9 @@ pub struct EvaluateArguments {
     /// Engines.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "tract")]
     engine: Vec<EngineName>,
+    /// Ways to generate action tokens, as of `run --decoding`; without it, each bundle's own.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    decoding: Vec<Decoding>,
     /// Tasks.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "static")]
     task: Vec<Task>,
@@ -97,6 +100,9 @@ struct Setting {
     engine: String,
     engine_version: String,
     precision: String,
+    /// How action tokens are generated; empty for one a pass and for a policy without tokens.
+    #[serde(default)]
+    decoding: String,
     robot: String,
     task: String,
     look: String,
@@ -219,33 +225,37 @@ pub fn evaluate(arguments: &EvaluateArguments) -> Result<(), CliError> {
     let bundles: Vec<Option<PathBuf>> =
         if arguments.bundle.is_empty() { vec![None] } else { arguments.bundle.iter().cloned().map(Some).collect() };
     let mut settings: Vec<(Setting, Option<String>)> = Vec::new();
+    let decodings: Vec<Option<Decoding>> =
+        if arguments.decoding.is_empty() { vec![None] } else { arguments.decoding.iter().copied().map(Some).collect() };
     for bundle in &bundles {
         for &engine in &arguments.engine {
-            let policy = PolicyArguments {
-                bundle: bundle.clone(),
-                engine,
-                ort_library: arguments.ort_library.clone(),
-                ..PolicyArguments::default()
-            };
-            // A bundle that does not declare the engine is a row that was not run, not the end of the others.
-            let (version, refusal) = match policy.load() {
-                Ok((bundle, loaded)) => {
-                    require_fit(&bundle, &robot)?;
-                    (loaded.engine.version, None)
+            for &decoding in &decodings {
+                let ort_library = arguments.ort_library.clone();
+                let bundle = bundle.clone();
+                let policy = PolicyArguments { bundle, engine, ort_library, decoding, ..PolicyArguments::default() };
+                // What a bundle does not declare is a row that was not run, not the end of the others.
+                let (version, refusal) = match policy.load() {
+                    Ok((bundle, loaded)) => {
+                        require_fit(&bundle, &robot)?;
+                        (loaded.engine.version, None)
+                    }
+                    Err(CliError::Refused(why)) => (String::new(), Some(why)),
+                    Err(error) => return Err(error),
+                };
+                let bundle = PolicyArguments { decoding: None, ..policy.clone() }.open()?;
+                for run in conditions(arguments, &policy) {
+                    let mut setting = setting_of(&run, &bundle, &version, &robot.source);
+                    if let Some(decoding) = decoding {
+                        setting.decoding = decoding_word(decoding);
+                    }
+                    if settings.iter().any(|(other, _)| *other == setting) {
+                        continue;
+                    }
+                    if refusal.is_none() {
+                        play(arguments, &run, &setting, &robot, &mut records)?;
+                    }
+                    settings.push((setting, refusal.clone()));
                 }
-                Err(CliError::Refused(why)) => (String::new(), Some(why)),
-                Err(error) => return Err(error),
-            };
-            let bundle = policy.open()?;
-            for run in conditions(arguments, &policy) {
-                let setting = setting_of(&run, &bundle, &version, &robot.source);
-                if settings.iter().any(|(other, _)| *other == setting) {
-                    continue;
-                }
-                if refusal.is_none() {
-                    play(arguments, &run, &setting, &robot, &mut records)?;
-                }
-                settings.push((setting, refusal.clone()));
             }
         }
     }
@@ -296,6 +306,10 @@ fn conditions(arguments: &EvaluateArguments, policy: &PolicyArguments) -> Vec<Ru
     runs
 }
 
+fn decoding_word(decoding: Decoding) -> String {
+    if decoding.is_plain() { String::new() } else { decoding.to_string() }
+}
+
 /// Every latency with every handover; `None` is the bundle's own.
 fn timings(arguments: &EvaluateArguments) -> impl Iterator<Item = (&String, Option<&String>)> {
     let own = arguments.handover.is_empty().then_some(None);
@@ -314,6 +328,7 @@ fn setting_of(run: &RunArguments, bundle: &Bundle, engine_version: &str, robot: 
         engine: word(run.policy.engine),
         engine_version: engine_version.to_owned(),
         precision: bundle.spec().precision.name().to_owned(),
+        decoding: bundle.spec().family.tokens().map_or_else(String::new, |rules| decoding_word(rules.decoding)),
         robot: robot.to_owned(),
         task: word(run.task),
         look: word(if run.randomise { LookOption::Randomised } else { LookOption::Nominal }),
@@ -526,8 +541,8 @@ fn rows(arguments: &EvaluateArguments, settings: Vec<(Setting, Option<String>)>,
 
 fn markdown(rows: &[Row], arguments: &EvaluateArguments) -> String {
     let mut text = String::from(
-        "| bundle | engine, precision | task, latency, handover | look | sees | sentence | success (95 % Wilson) | wrong picks | against the first row \
-         | another cube | done in, p50 s | chunk ms, p50 / p99 / max | tokens |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| bundle, decoding | engine, precision | task, latency, handover | look | sees | sentence | success (95 % Wilson) | wrong picks | against the first row \
+         | another cube | done in, p50 s | chunk ms, p50 / p99 / max | tokens | passes |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         // Writing to a string cannot fail.
@@ -548,8 +563,9 @@ fn write_row(text: &mut String, row: &Row) -> std::fmt::Result {
     let s = &row.setting;
     write!(
         text,
-        "| {} | {} {}, {} | {}, {}{} | {} | {} | {} | ",
+        "| {}{} | {} {}, {} | {}, {}{} | {} | {} | {} | ",
         s.bundle,
+        if s.decoding.is_empty() { String::new() } else { format!(", {}", s.decoding) },
         s.engine,
         s.engine_version,
         s.precision,
@@ -561,7 +577,7 @@ fn write_row(text: &mut String, row: &Row) -> std::fmt::Result {
         if s.shift_colour == 0 { "as drawn".to_owned() } else { format!("colour + {}", s.shift_colour) }
     )?;
     if let Some(why) = &row.not_run {
-        return writeln!(text, "not run: {} | | | | | | |", why.replace('|', "/").replace('\n', " "));
+        return writeln!(text, "not run: {} | | | | | | | |", why.replace('|', "/").replace('\n', " "));
     }
     let percent = |share: f64| share * 100.0;
     let (low, high) = row.success_interval;
@@ -600,7 +616,7 @@ fn write_row(text: &mut String, row: &Row) -> std::fmt::Result {
         Some(Spread { p50, p99, max }) => write!(text, "{p50:.1} / {p99:.1} / {max:.1} | ")?,
         None => write!(text, "– | ")?,
     }
-    writeln!(text, "{:.1} |", row.tokens_per_chunk)
+    writeln!(text, "{:.1} | {:.1} |", row.tokens_per_chunk, row.passes_per_chunk)
 }
 
 #[cfg(test)]

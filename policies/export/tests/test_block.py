@@ -1,0 +1,69 @@
+"""A decoder graph of several rows gives what the graph of one row gives, row by row."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from endplate_export.block import BlockError, add_block
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
+K = 4
+
+
+def without_block(name: str, folder: Path) -> Path:
+    """A copy of a shipped bundle as it was before it had a block."""
+    copy = folder / name
+    shutil.copytree(BUNDLES / name, copy)
+    text = (copy / "policy.toml").read_text()
+    (copy / "policy.toml").write_text("".join(l + "\n" for l in text.splitlines() if not l.startswith(("block", '"decode_k16'))))
+    (copy / "decode_k16.onnx").unlink()
+    return copy
+
+
+@pytest.mark.parametrize("name", ["pick_cube_bins", "pick_cube_fast"])
+def test_rows_agree_with_one_row(name, tmp_path):
+    bundle = without_block(name, tmp_path)
+    graph = add_block(bundle, K, 1.0, None)
+    block, one = (onnxruntime.InferenceSession(bundle / file, providers=["CPUExecutionProvider"]) for file in (graph, "decode_k1.onnx"))
+    shapes = {i.name: i.shape for i in one.get_inputs()}
+    slab, width = shapes["mask"][3] - 1, shapes["x"][2]
+    rng = np.random.default_rng(1)
+    past = {n: np.zeros(s, np.float32) for n, s in shapes.items() if n.startswith("past")}
+    used = 20
+    for tensor in past.values():
+        tensor[:, :, :used] = rng.normal(size=tensor[:, :, :used].shape)
+    x = rng.normal(size=(1, K, width)).astype(np.float32)
+    mask = np.full((1, 1, K, slab + K), -1e4, np.float32)
+    mask[..., :used] = 0
+    for row in range(K):
+        mask[0, 0, row, slab : slab + row + 1] = 0
+    names = [o.name for o in block.get_outputs()]
+    got = dict(zip(names, block.run(names, {"x": x, "positions": np.arange(50, 50 + K)[None], "mask": mask, **past})))
+    assert got["logits"].shape == (1, K, one.get_outputs()[-1].shape[2])
+    for row in range(K):
+        mask = np.full((1, 1, 1, slab + 1), -1e4, np.float32)
+        mask[..., : used + row] = 0
+        mask[..., slab] = 0
+        answer = dict(zip(names, one.run(names, {"x": x[:, row : row + 1], "positions": np.array([[50 + row]]), "mask": mask, **past})))
+        np.testing.assert_allclose(got["logits"][:, row], answer["logits"][:, 0], atol=2e-4)
+        for name, tensor in past.items():
+            tensor[:, :, used + row] = answer[name.replace("past", "new")][:, :, 0]
+
+
+def test_the_shipped_graphs_are_what_the_script_writes(tmp_path):
+    for name in ("pick_cube_bins", "pick_cube_fast"):
+        graph = add_block(without_block(name, tmp_path), 16, 1.0, None)
+        assert (tmp_path / name / graph).read_bytes() == (BUNDLES / name / graph).read_bytes()
+
+
+def test_what_cannot_be_done_is_said(tmp_path):
+    copy = without_block("pick_cube_fast_int8", tmp_path)
+    with pytest.raises(BlockError, match="--source"):
+        add_block(copy, 16, 1.0, None)
+    with pytest.raises(BlockError, match="no tokens"):
+        add_block(BUNDLES / "pick_cube_flow", 16, 1.0, None)
+    with pytest.raises(BlockError, match="already"):
+        add_block(BUNDLES / "pick_cube_bins", 16, 1.0, None)

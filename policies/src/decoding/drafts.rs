@@ -1,0 +1,184 @@
+//! Where guesses come from, and which source is believed.
+//!
+//! Every token taken judges the guess that each source had for it, so a source's record costs nothing to keep. The
+//! source with the best record guesses; answers of the pass before (`jacobi`) know most and always come first.
+
+use super::Decoding;
+use super::trigram::Trigrams;
+
+/// How much an old judgement still counts when a new one arrives.
+const MEMORY: f64 = 0.98;
+
+/// Share of hits, with forgetting.
+#[derive(Copy, Clone, Debug, Default)]
+struct Track {
+    hits: f64,
+    tries: f64,
+}
+
+impl Track {
+    fn judge(&mut self, hit: bool) {
+        self.hits = self.hits * MEMORY + f64::from(u8::from(hit));
+        self.tries = self.tries * MEMORY + 1.0;
+    }
+
+    /// A source that was never tried is worth a half.
+    fn rate(self) -> f64 {
+        (self.hits + 0.5) / (self.tries + 1.0)
+    }
+}
+
+/// Guesses of one policy. Allocates at construction only, except for a growing tri-gram table.
+#[derive(Clone, Debug)]
+pub(crate) struct Drafter {
+    decoding: Decoding,
+    /// Tokens from the second of a context to its follower; 1 for text, a row for time-major tokens.
+    stride: usize,
+    /// Guesses from the chunk before, by token number; shorter than the chunk when it was.
+    previous: Vec<u32>,
+    /// Answers of the last pass behind the first difference, by token number.
+    answers: Vec<Option<u32>>,
+    trigrams: Trigrams,
+    previous_track: Track,
+    trigram_track: Track,
+}
+
+impl Drafter {
+    /// Guesses for chunks of at most `tokens`. Time-major tokens have a `row` of that many; other tokens 1.
+    pub(crate) fn new(decoding: Decoding, tokens: usize, row: usize) -> Self {
+        Self {
+            decoding,
+            stride: row,
+            previous: Vec::with_capacity(tokens),
+            answers: vec![None; tokens],
+            trigrams: Trigrams::default(),
+            previous_track: Track::default(),
+            trigram_track: Track::default(),
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn reset(&mut self) {
+        self.previous.clear();
+        self.answers.fill(None);
+        self.trigrams.clear();
+        self.previous_track = Track::default();
+        self.trigram_track = Track::default();
+    }
+
+    /// A new chunk begins; the tokens guessed from the chunk before are to be written into the answer.
+    pub(crate) fn begin(&mut self) -> &mut Vec<u32> {
+        self.answers.fill(None);
+        self.previous.clear();
+        &mut self.previous
+    }
+
+    /// The guess for the token behind `taken`.
+    pub(crate) fn guess(&self, taken: &[u32]) -> u32 {
+        if let Some(answer) = self.answers.get(taken.len()).copied().flatten() {
+            return answer;
+        }
+        let previous = self.by_previous(taken.len());
+        let trigram = self.by_trigrams(taken);
+        let likelier = if self.trigram_track.rate() > self.previous_track.rate() {
+            trigram.or(previous)
+        } else {
+            previous.or(trigram)
+        };
+        // Time-major tokens mostly repeat the row before; elsewhere there is nothing to go by.
+        likelier.or_else(|| taken.len().checked_sub(self.stride).map(|at| taken[at])).unwrap_or_default()
+    }
+
+    /// `answer` is what token number `index` would be if the guesses before it were right.
+    pub(crate) fn answered(&mut self, index: usize, answer: u32) {
+        if let Some(slot) = self.answers.get_mut(index).filter(|_| self.decoding.jacobi) {
+            *slot = Some(answer);
+        }
+    }
+
+    /// The last of `taken` was taken: judge the sources and learn.
+    pub(crate) fn took(&mut self, taken: &[u32]) {
+        let Some((&token, before)) = taken.split_last() else { return };
+        if let Some(guess) = self.by_previous(before.len()) {
+            self.previous_track.judge(guess == token);
+        }
+        if self.decoding.trigram {
+            if let Some(guess) = self.by_trigrams(before) {
+                self.trigram_track.judge(guess == token);
+            }
+            if let Some(context) = self.context(before) {
+                self.trigrams.learn(context, token);
+            }
+        }
+    }
+
+    fn by_previous(&self, index: usize) -> Option<u32> {
+        self.previous.get(index).copied().filter(|_| self.decoding.previous)
+    }
+
+    fn by_trigrams(&self, taken: &[u32]) -> Option<u32> {
+        self.trigrams.follower(self.context(taken)?).filter(|_| self.decoding.trigram)
+    }
+
+    /// The token before and the one before that; of time-major tokens, the same dimension's of the row before, with the
+    /// dimension told apart.
+    fn context(&self, taken: &[u32]) -> Option<(u32, u32)> {
+        let last = *taken.last()?;
+        if self.stride == 1 {
+            return Some((last, *taken.get(taken.len().checked_sub(2)?)?));
+        }
+        let above = *taken.get(taken.len().checked_sub(self.stride)?)?;
+        Some((above * self.stride as u32 + (taken.len() % self.stride) as u32, last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drafter(name: &str, row: usize) -> Drafter {
+        Drafter::new(name.parse().unwrap(), 8, row)
+    }
+
+    #[test]
+    fn answers_come_before_the_chunk_before_and_end_with_the_chunk() {
+        let mut drafts = drafter("previous+jacobi", 1);
+        drafts.begin().extend([5, 6, 7]);
+        assert_eq!(drafts.guess(&[5]), 6);
+        drafts.answered(1, 9);
+        assert_eq!(drafts.guess(&[5]), 9);
+        drafts.begin().extend([1, 2]);
+        assert_eq!(drafts.guess(&[1]), 2);
+    }
+
+    #[test]
+    fn without_jacobi_answers_are_not_kept() {
+        let mut drafts = drafter("previous", 1);
+        drafts.begin().extend([5, 6]);
+        drafts.answered(1, 9);
+        assert_eq!(drafts.guess(&[5]), 6);
+    }
+
+    #[test]
+    fn the_source_with_the_better_record_guesses() {
+        let mut drafts = drafter("previous+trigram", 1);
+        for _ in 0..4 {
+            drafts.begin().extend([1, 0, 0]);
+            let mut taken = Vec::new();
+            for token in [1, 2, 3] {
+                taken.push(token);
+                drafts.took(&taken);
+            }
+        }
+        assert_eq!(drafts.guess(&[1, 2]), 3, "the chunk before was always wrong about the third");
+        drafts.reset();
+        assert_eq!(drafts.guess(&[1, 2]), 2, "nothing is known: the token before is repeated");
+    }
+
+    #[test]
+    fn time_major_tokens_repeat_their_dimension() {
+        let drafts = drafter("jacobi", 2);
+        assert_eq!(drafts.guess(&[10, 20]), 10);
+        assert_eq!(drafts.guess(&[10, 20, 11]), 20);
+    }
+}
