@@ -121,11 +121,14 @@ pub(super) fn lines(robot: &RobotSpec, policy: &PolicyArguments, planted: usize)
     Ok(lines)
 }
 
+/// Evidence of an order from samples and the pairs that are exchanged.
+type Measure<'a> = dyn FnMut(&[Sample], &[usize]) -> Result<JointOrderEvidence, CliError> + 'a;
+
 /// Exchanges two joints, every second time of the state alone, and as many times none, on other scenes each time.
 fn plant(
     robot: &RobotSpec,
     planted: usize,
-    measure: &mut dyn FnMut(&[Sample], &[usize]) -> Result<JointOrderEvidence, CliError>,
+    measure: &mut Measure<'_>,
 ) -> Result<Vec<Line>, CliError> {
     let (mut found, mut open, mut wrong, mut alarms, mut clean_open) = (0, 0, Vec::new(), 0, 0);
     let (mut open_pairs, mut all_pairs) = (0, 0);
