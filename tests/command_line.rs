@@ -106,7 +106,7 @@ fn a_bad_robot_description_is_named_with_its_key() {
         &["control.rate_hz", "-5", "from 1"],
     );
     refused(&["check", "--robot", &write("rate_hz = 100.0", "rate_hz = ")], 2, &["robot.toml"]);
-    refused(&["run", "--robot", &write("driver = \"sim\"", "driver = \"v4l2\"")], 2, &["v4l2", "front"]);
+    refused(&["run", "--robot", &write("driver = \"sim\"", "driver = \"v4l2\"")], 2, &["front", "device.path"]);
     let joint = write("name = \"elbow_flex\"", "name = \"elbow\"");
     let text = std::fs::read_to_string(&joint).unwrap().replace("joint = \"elbow_flex\"", "joint = \"elbow\"");
     std::fs::write(&joint, text).unwrap();
