@@ -27,6 +27,8 @@ pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
 mod joint_order;
+#[cfg(feature = "zenoh")]
+pub mod node;
 #[cfg(feature = "sim")]
 pub mod pilot;
 #[cfg(feature = "serial")]
@@ -40,7 +42,9 @@ pub mod report;
 pub mod run;
 #[cfg(feature = "serial")]
 pub mod servo;
-#[cfg(all(feature = "sim", feature = "serial", unix))]
+#[cfg(all(feature = "sim", feature = "zenoh"))]
+pub mod sim;
+#[cfg(all(feature = "sim", feature = "zenoh", feature = "serial", unix))]
 pub mod sim_bus;
 #[cfg(feature = "sim")]
 pub mod simulation;
@@ -52,3 +56,5 @@ pub mod supervision;
 pub mod tokenize;
 #[cfg(feature = "sim")]
 pub mod view;
+#[cfg(feature = "zenoh")]
+pub mod wire;

@@ -4,6 +4,7 @@
 //! for bit. [`realtime`] runs camera, inference and control threads on the machine's clock.
 
 pub mod control_thread;
+pub mod managed;
 pub mod realtime;
 pub mod simulated;
 

@@ -52,9 +52,10 @@ enum Command {
     #[cfg(feature = "serial")]
     #[command(subcommand)]
     Servo(cli::servo::ServoCommand),
-    /// Emulate hardware for any driver: a servo bus on a pseudo-terminal.
-    #[cfg(all(feature = "sim", feature = "serial", unix))]
-    Sim(cli::sim_bus::SimBusArguments),
+    /// Serve the simulated robot: on a network in the form ROS 2 gives a robot (`--transport`), or as a servo bus on a
+    /// pseudo-terminal (`--bus`).
+    #[cfg(all(feature = "sim", feature = "zenoh"))]
+    Sim(Box<cli::sim::SimArguments>),
     /// Record expert episodes and fit statistics and tokenizer: what the trainer reads.
     #[cfg(feature = "sim")]
     Dataset(cli::dataset::DatasetArguments),
@@ -82,8 +83,8 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => cli::bench::bench(&arguments),
         #[cfg(feature = "serial")]
         Command::Servo(command) => cli::servo::servo(&command),
-        #[cfg(all(feature = "sim", feature = "serial", unix))]
-        Command::Sim(arguments) => cli::sim_bus::sim_bus(&arguments),
+        #[cfg(all(feature = "sim", feature = "zenoh"))]
+        Command::Sim(arguments) => cli::sim::sim(&arguments),
         #[cfg(feature = "sim")]
         Command::Dataset(arguments) => cli::dataset::dataset(&arguments),
     };

@@ -306,7 +306,7 @@ def quantise(args: argparse.Namespace, folder: Path) -> list[str]:
             shutil.copyfile(bundle / name, target)
     report = [f"{args.precision}: {size(bundle):,} bytes become {size(folder):,}" + (f"; {len(tensors)} tensors stay in {TENSORS}" if tensors else "")]
     measured, engines = {}, {}
-    for engine in policy["engines"]:
+    for engine in args.engine or policy["engines"]:
         # Measured before there are tolerances to meet; the bundle as it is now gets none that would stop it.
         loose = {engine: {key: 1e30 for key in policy["engines"][engine] if key != "share"}}
         write_toml(folder, text, args, loose, {})
@@ -427,6 +427,7 @@ def arguments(commands) -> None:
     one.add_argument("--recording", required=True, type=Path, help="observations to calibrate with and to compare on: `endplate run --record`")
     one.add_argument("--out", required=True, type=Path, help="bundle folder to make; it must not exist")
     one.add_argument("--keep", action="append", default=[], metavar="GRAPH", help="leave this graph in f32; may be given again")
+    one.add_argument("--engine", action="append", choices=("tract", "ort"), help="engines of the new bundle; default: all of the f32 one")
     one.add_argument("--sets", type=int, default=64, help="sets of inputs of each graph to calibrate with")
     one.add_argument("--observations", type=int, default=200, help="observations to compare on")
     one.add_argument("--endplate", default="endplate", help="the binary")

@@ -83,7 +83,7 @@ def test_the_graphs_of_a_bundle_are_read_with_their_weights_widened():
     (dict(endplate="/nonexistent/endplate"), "cargo build --release"),
 ])
 def test_what_cannot_be_is_refused_and_leaves_nothing(edit, words, tmp_path, capsys):
-    values = dict(bundle=BUNDLE, precision="int8", recording=BUNDLE / "policy.toml", out=tmp_path / "out", keep=[], sets=4, observations=4, endplate="endplate", ort_library=None, robot=None, name=None)
+    values = dict(bundle=BUNDLE, precision="int8", recording=BUNDLE / "policy.toml", out=tmp_path / "out", keep=[], engine=None, sets=4, observations=4, endplate="endplate", ort_library=None, robot=None, name=None)
     assert quantise.main(argparse.Namespace(**{**values, **edit})) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -125,11 +125,7 @@ pub(super) fn lines(robot: &RobotSpec, policy: &PolicyArguments, planted: usize)
 type Measure<'a> = dyn FnMut(&[Sample], &[usize]) -> Result<JointOrderEvidence, CliError> + 'a;
 
 /// Exchanges two joints, every second time of the state alone, and as many times none, on other scenes each time.
-fn plant(
-    robot: &RobotSpec,
-    planted: usize,
-    measure: &mut Measure<'_>,
-) -> Result<Vec<Line>, CliError> {
+fn plant(robot: &RobotSpec, planted: usize, measure: &mut Measure<'_>) -> Result<Vec<Line>, CliError> {
     let (mut found, mut open, mut wrong, mut alarms, mut clean_open) = (0, 0, Vec::new(), 0, 0);
     let (mut open_pairs, mut all_pairs) = (0, 0);
     let every: Vec<_> = pairs(JOINTS).collect();

@@ -88,6 +88,9 @@ pub struct RunArguments {
     #[cfg(feature = "zenoh")]
     #[arg(long, value_name = "ENDPOINT")]
     pub zenoh: Option<String>,
+    #[cfg(feature = "zenoh")]
+    #[command(flatten)]
+    pub node: super::node::NodeArguments,
 }
 
 /// A seed; episodes of an evaluation start at 1,000,000, where no training scene lies.
@@ -140,6 +143,11 @@ pub const DEFAULT_LATENCY: &str = "60ms";
 /// Runs the job and prints its summary.
 pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let robot = open_robot(arguments.robot.as_ref())?;
+    #[cfg(feature = "zenoh")]
+    if arguments.node.wire.transport.is_some() {
+        let (bundle, loaded) = arguments.policy.load()?;
+        return super::node::run(arguments, &robot, &bundle, loaded);
+    }
     let is_real = is_real(&robot);
     if let Some(camera) = robot.cameras.iter().find(|camera| (camera.driver == "sim") == is_real) {
         let (driver, other) = if is_real { ("\"sim\"", "a servo bus") } else { ("a real one", "no servo bus") };

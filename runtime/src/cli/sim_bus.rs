@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 #[derive(Args)]
 pub struct SimBusArguments {
     /// Emulate a servo bus and print the path a driver opens.
-    #[arg(long, value_enum)]
-    pub bus: BusMake,
+    #[arg(long, value_enum, conflicts_with = "transport")]
+    pub bus: Option<BusMake>,
     /// Servos, with ids from 1 on.
     #[arg(long, default_value_t = 6)]
     pub servos: u8,
@@ -39,16 +39,10 @@ pub struct SimBusArguments {
     /// All servos lose power: EVERY:FOR, such as 10s:0.5s.
     #[arg(long, value_name = "EVERY:FOR")]
     pub brown_out: Option<String>,
-    /// Seed of the faults.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// End after so many seconds; without it, when interrupted.
-    #[arg(long)]
-    pub seconds: Option<f64>,
 }
 
-/// Serves the bus.
-pub fn sim_bus(arguments: &SimBusArguments) -> Result<(), CliError> {
+/// Serves a bus of this make, with faults from `seed`, for so many seconds or until interrupted.
+pub fn sim_bus(arguments: &SimBusArguments, make: BusMake, seed: u64, seconds: Option<f64>) -> Result<(), CliError> {
     let bad = |key: &str, text: &str, form: &str| CliError::Input(format!("--{key} {text}: write {form}"));
     for (key, share) in [("corrupt", arguments.corrupt), ("drop", arguments.drop), ("noise", arguments.noise)] {
         if !(0.0..=1.0).contains(&share) {
@@ -66,12 +60,12 @@ pub fn sim_bus(arguments: &SimBusArguments) -> Result<(), CliError> {
         let parts = text.split_once(':').and_then(|(every, lasting)| Some((parse_span(every)?, parse_span(lasting)?)));
         parts.filter(|(every, lasting)| every > lasting).ok_or_else(|| bad("brown-out", text, "spans such as 10s:0.5s"))
     });
-    let make = match arguments.bus {
+    let make = match make {
         BusMake::Feetech => Make::Feetech,
         BusMake::Dynamixel => Make::Dynamixel,
     };
     let mut options = BusOptions::new(make, usize::from(arguments.servos));
-    options.seed = arguments.seed;
+    options.seed = seed;
     options.faults = BusFaults {
         corrupt: arguments.corrupt,
         drop: arguments.drop,
@@ -92,7 +86,7 @@ pub fn sim_bus(arguments: &SimBusArguments) -> Result<(), CliError> {
     println!("{}", bus.path().display());
     std::io::stdout().flush().map_err(CliError::failed)?;
     let start = Instant::now();
-    let limit = arguments.seconds.map_or(Duration::MAX, Duration::from_secs_f64);
+    let limit = seconds.map_or(Duration::MAX, Duration::from_secs_f64);
     while start.elapsed() < limit {
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -1,0 +1,274 @@
+//! `endplate run --transport`: the policy as a managed ROS 2 node that drives a robot over topics.
+
+pub mod episodes;
+mod owner;
+pub mod signalled;
+
+use super::bundle::require_fit;
+use super::error::{CliError, write};
+use super::report::{Episode, RunFacts, RunReport};
+use super::run::RunArguments;
+use super::wire::{Opened, RosArguments};
+use clap::Args;
+use core::time::Duration;
+use endplate_hal::{Camera, Clock, MonotonicClock, Robot, RobotSpec};
+use endplate_policies::{Bundle, Epoch, Loaded};
+use endplate_ros2::SessionMode;
+use endplate_ros2::node::{
+    ArmLink, CameraLink, CameraTopic, NodeServer, OutputKind, Parameter, ParameterStore, TopicArm, TopicArmOptions,
+    TopicCamera, Value,
+};
+use endplate_ros2::transport::Transport;
+use endplate_runtime::drive::camera_loops;
+use endplate_runtime::drive::managed::{self, Managed, Orders};
+use endplate_runtime::{ControlLoop, InferenceLoop, PlayRules, Samples};
+use episodes::Episodes;
+use owner::Owner;
+use std::sync::Arc;
+
+/// Arguments of a robot over topics.
+#[derive(Args, Clone, Default)]
+pub struct NodeArguments {
+    #[command(flatten)]
+    pub wire: super::wire::WireArguments,
+    /// Which controller takes the commands: forward_position, forward_velocity, joint_trajectory or joint_jog.
+    #[arg(long, value_name = "KIND")]
+    pub controller: Option<OutputKind>,
+    /// The controller's topic; without it, the usual one of that controller.
+    #[arg(long, value_name = "TOPIC")]
+    pub command_topic: Option<String>,
+    /// The controller's joints in its configured order; without it, that of the robot description.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub controller_joints: Vec<String>,
+    /// Where joint states come from; without it /joint_states.
+    #[arg(long, value_name = "TOPIC")]
+    pub state_topic: Option<String>,
+    /// Where a camera's images come from, CAMERA=TOPIC; without it /CAMERA/image_raw.
+    #[arg(long, value_name = "CAMERA=TOPIC")]
+    pub camera_topic: Vec<String>,
+    /// Images are sensor_msgs/msg/CompressedImage, on .../compressed.
+    #[arg(long)]
+    pub compressed: bool,
+    /// Configure, activate and follow the instruction at once, without waiting for `~/enable`.
+    #[arg(long)]
+    pub enable: bool,
+    /// End after this many seconds; without it, on a signal or on `shutdown`.
+    #[arg(long)]
+    pub seconds: Option<f64>,
+}
+
+/// A joint state must have come within this time before the robot is configured or activated.
+const FRESH: Duration = Duration::from_millis(250);
+/// Without a joint state for this long the robot is lost.
+const LOST: Duration = Duration::from_millis(500);
+
+/// Links to everything that is on the network.
+struct Links {
+    server: NodeServer,
+    arm: ArmLink,
+    cameras: Vec<CameraLink>,
+    transport: Arc<dyn Transport>,
+}
+
+/// Runs the node until it is shut down.
+pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded: Loaded) -> Result<(), CliError> {
+    signalled::install()?;
+    require_fit(bundle, robot)?;
+    if !arguments.fault.is_empty() {
+        return Err(CliError::Input("--fault: faults are injected in simulation in one process only".to_owned()));
+    }
+    let mut spec = robot.clone();
+    spec.cameras = bundle
+        .spec()
+        .cameras
+        .iter()
+        .filter_map(|slot| robot.cameras.iter().find(|camera| camera.name == slot.name).cloned())
+        .collect();
+    let node = &arguments.node;
+    let Opened { transport, ros, .. } = node.wire.open("endplate", SessionMode::Peer)?;
+    let clock: Arc<MonotonicClock> = Arc::new(MonotonicClock::new());
+    let instruction = starting_instruction(arguments, &ros)?;
+    if !instruction.is_empty() {
+        loaded
+            .policy
+            .check_instruction(&instruction)
+            .map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
+    }
+    let parameters = parameters(bundle, &spec, &instruction);
+    let (server, inbox) = NodeServer::start(&*transport, parameters).map_err(CliError::failed)?;
+    let kind = node.controller.unwrap_or(OutputKind::ForwardPosition);
+    let options = TopicArmOptions {
+        joints: spec.joints.iter().map(|joint| joint.name.clone()).collect(),
+        state_topic: node.state_topic.clone().unwrap_or_else(|| "/joint_states".to_owned()),
+        output: kind,
+        command_topic: node.command_topic.clone().unwrap_or_else(|| kind.topic().to_owned()),
+        controller_joints: node.controller_joints.clone(),
+        period: spec.control.period,
+        lost_after: LOST,
+    };
+    let shared_clock: Arc<dyn Clock> = clock.clone();
+    let (arm, arm_link) =
+        TopicArm::connect(&*transport, options, Arc::clone(&shared_clock)).map_err(CliError::input)?;
+    let (cameras, camera_links) = connect_cameras(&*transport, node, &spec, &arm_link, &shared_clock)?;
+    let (mut loops, mut bank, watch) = camera_loops(cameras, false);
+    let rules = PlayRules {
+        interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
+        execute_rows: bundle.spec().chunk.execute_rows,
+        max_age: spec.control.max_chunk_age,
+    };
+    let arms = Robot::new(vec![Box::new(arm)]).map_err(CliError::failed)?;
+    let mut control = ControlLoop::new(spec.clone(), arms, rules).map_err(CliError::failed)?;
+    let engine = loaded.engine.clone();
+    let mut inference =
+        InferenceLoop::new(loaded.policy, &instruction, spec.control.deadline, spec.control.state_max_age);
+    inference.instruct(&instruction, Epoch(1));
+    let orders = Orders::default();
+    let mut lateness = Samples::with_capacity(1 << 20);
+    let links = Links { server, arm: arm_link, cameras: camera_links, transport };
+    eprintln!("node       {} over {}, instruction {instruction:?}", links.server.node(), spec.name);
+    let episodes = arguments
+        .episodes
+        .map(|count| Episodes::start(&*links.transport, count))
+        .transpose()
+        .map_err(CliError::failed)?;
+    let mut owner = Owner::new(&spec, links, inbox, &orders, instruction, node.seconds, episodes);
+    if node.enable {
+        owner.enable_at_once();
+    }
+    let period = spec.control.period;
+    let rights = managed::run(
+        Managed {
+            clock: &*clock,
+            control: &mut control,
+            inference: &mut inference,
+            cameras: &mut loops,
+            bank: &mut bank,
+            watch: &watch,
+            orders: &orders,
+            lateness: &mut lateness,
+        },
+        &spec.control,
+        |now, sight| owner.look(now, sight),
+    );
+    if let Some(rights) = &rights {
+        eprintln!("control    {}", rights.describe());
+    }
+    let per_episode: Vec<Episode> = owner.finish();
+    let mut supervision = super::supervision::Supervision::quiet(&spec.control);
+    supervision.rights = rights;
+    let report = RunReport::new(RunFacts {
+        simulated_robot: arguments.episodes.is_some(),
+        simulated_time: false,
+        latency_model: "real".to_owned(),
+        seed: per_episode.first().map_or(0, |episode| episode.seed),
+        bundle_digest: bundle.digest(),
+        episodes: per_episode,
+        joints: &spec.joints,
+        period,
+        control: control.counts(),
+        lateness: Some(&lateness),
+        engine: &engine,
+        inference: inference.counts(),
+        row_period: bundle.spec().chunk.row_period,
+        deadline: spec.control.deadline,
+        supervision: supervision.finish(),
+        injected: Default::default(),
+    });
+    print!("{}", report.summary());
+    match &arguments.json {
+        Some(path) => write(path, report.to_json()),
+        None => Ok(()),
+    }
+}
+
+/// `--instruction`, else the parameter of `--ros-args -p instruction:=…`; other parameters are refused by name.
+fn starting_instruction(arguments: &RunArguments, ros: &RosArguments) -> Result<String, CliError> {
+    let mut instruction = arguments.instruction.clone().unwrap_or_default();
+    for (name, value) in &ros.parameters {
+        match name.as_str() {
+            "instruction" => instruction.clone_from(value),
+            // Stamps of simulated time are placed like those of any other clock.
+            "use_sim_time" => {}
+            _ => return Err(CliError::Input(format!("--ros-args -p {name}: no parameter of this node"))),
+        }
+    }
+    Ok(instruction)
+}
+
+fn parameters(bundle: &Bundle, spec: &RobotSpec, instruction: &str) -> ParameterStore {
+    let frozen = |name, about, value| Parameter { name, about, value, is_live: false, is_read_only: true };
+    ParameterStore::new(vec![
+        Parameter {
+            name: "instruction",
+            about: "what the policy is told",
+            value: Value::Text(instruction.to_owned()),
+            is_live: true,
+            is_read_only: false,
+        },
+        Parameter {
+            name: "diagnostics_hz",
+            about: "how often /diagnostics is published, 0.1 to 50",
+            value: Value::Double(1.0),
+            is_live: false,
+            is_read_only: false,
+        },
+        Parameter {
+            name: "use_sim_time",
+            about: "accepted: stamps of simulated time are placed like those of any other clock",
+            value: Value::Bool(false),
+            is_live: false,
+            is_read_only: false,
+        },
+        frozen("bundle", "name of the policy bundle", Value::Text(bundle.spec().name.clone())),
+        frozen("bundle_digest", "digest of the policy bundle", Value::Text(bundle.digest().to_owned())),
+        frozen("robot", "name of the robot description", Value::Text(spec.name.clone())),
+        frozen("control_hz", "control rate", Value::Double(1.0 / spec.control.period.as_secs_f64())),
+        frozen(
+            "joints",
+            "joints in the order of the commands",
+            Value::Texts(spec.joints.iter().map(|joint| joint.name.clone()).collect()),
+        ),
+    ])
+}
+
+type Cameras = (Vec<Box<dyn Camera>>, Vec<CameraLink>);
+
+fn connect_cameras(
+    transport: &dyn Transport,
+    node: &NodeArguments,
+    spec: &RobotSpec,
+    arm: &ArmLink,
+    clock: &Arc<dyn Clock>,
+) -> Result<Cameras, CliError> {
+    let mut named = Vec::new();
+    for pair in &node.camera_topic {
+        let known = || spec.cameras.iter().map(|camera| camera.name.as_str()).collect::<Vec<_>>().join(", ");
+        match pair.split_once('=') {
+            Some((name, topic)) if spec.cameras.iter().any(|camera| camera.name == name) => {
+                named.push((name.to_owned(), topic.to_owned()));
+            }
+            _ => {
+                return Err(CliError::Input(format!(
+                    "--camera-topic {pair}: write CAMERA=TOPIC, CAMERA one of {}",
+                    known()
+                )));
+            }
+        }
+    }
+    let (mut cameras, mut links): Cameras = (Vec::new(), Vec::new());
+    for camera in &spec.cameras {
+        let suffix = if node.compressed { "/compressed" } else { "" };
+        let given = named.iter().find(|(name, _)| *name == camera.name).map(|(_, topic)| topic.clone());
+        let topic = CameraTopic {
+            name: camera.name.clone(),
+            topic: given.unwrap_or_else(|| format!("/{}/image_raw{suffix}", camera.name)),
+            is_compressed: node.compressed,
+            size: (camera.width, camera.height),
+        };
+        let (camera, link) =
+            TopicCamera::connect(transport, topic, Arc::clone(clock), arm.placer()).map_err(CliError::input)?;
+        cameras.push(Box::new(camera));
+        links.push(link);
+    }
+    Ok((cameras, links))
+}
