@@ -8,7 +8,7 @@ use crate::cli::node::signalled;
 use core::time::Duration;
 use endplate_hal::{
     Arm, Camera, Clock, CommandMode, Frame, Instant, JointCommand, JointVec, MonotonicClock, RobotSpec, SafetyFilter,
-    Verdict,
+    SafetyLimits, Verdict,
 };
 use endplate_ros2::SessionMode;
 use endplate_ros2::interface::*;
@@ -91,7 +91,7 @@ pub fn serve(arguments: &SimArguments, spec: RobotSpec) -> Result<(), CliError> 
         .map_err(fail)?;
     let judge = Judge::new(task::target_of(0), &world.cubes());
     let mut server = Server {
-        filter: SafetyFilter::new(spec.safety_limits(), &resting).map_err(CliError::failed)?,
+        filter: SafetyFilter::new(guard(spec.safety_limits()), &resting).map_err(CliError::failed)?,
         controller: Controller::new(arguments.controller, joints),
         events,
         states: transport.publisher("/joint_states", JointState::TYPE, Qos::SYSTEM).map_err(fail)?,
@@ -176,6 +176,17 @@ fn camera_output(
         buffer: Vec::new(),
         camera,
     })
+}
+
+/// The robot's own limits: wider than those its commands were made with. A command that comes a moment late is followed by
+/// two in one period, and a guard as narrow as the commander's would fall behind for good.
+fn guard(mut limits: SafetyLimits) -> SafetyLimits {
+    for joint in &mut limits.joints {
+        joint.velocity_rad_s *= 2.0;
+        joint.acceleration_rad_s2 *= 6.0;
+        joint.jerk_rad_s3 *= 20.0;
+    }
+    limits
 }
 
 impl Server {
