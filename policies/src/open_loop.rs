@@ -112,6 +112,20 @@ impl OpenLoopOutput {
 /// # Errors
 /// [`PolicyError`], as [`Policy::infer`].
 pub fn infer_open_loop(policy: &mut dyn Policy, inputs: &OpenLoopInputs) -> Result<OpenLoopOutput, PolicyError> {
+    let mut chunk = ActionChunk::for_spec(policy.spec());
+    infer_open_loop_into(policy, inputs, &mut chunk)?;
+    Ok(OpenLoopOutput { tokens: policy.tokens().to_vec(), chunk })
+}
+
+/// [`infer_open_loop`] into a chunk that is there already.
+///
+/// # Errors
+/// [`PolicyError`], as [`Policy::infer`]; the chunk is then not to be used.
+pub fn infer_open_loop_into(
+    policy: &mut dyn Policy,
+    inputs: &OpenLoopInputs,
+    chunk: &mut ActionChunk,
+) -> Result<(), PolicyError> {
     if let Some(noise) = &inputs.noise {
         policy.set_noise(noise)?;
     }
@@ -131,7 +145,6 @@ pub fn infer_open_loop(policy: &mut dyn Policy, inputs: &OpenLoopInputs) -> Resu
         instruction: &inputs.instruction,
         anchor: Anchor::default(),
     };
-    let mut chunk = ActionChunk::for_spec(policy.spec());
-    policy.infer(&observation, &Committed::none(Epoch::default()), Budget::unlimited(Instant::ZERO), &mut chunk)?;
-    Ok(OpenLoopOutput { tokens: policy.tokens().to_vec(), chunk })
+    let (committed, budget) = (Committed::none(Epoch::default()), Budget::unlimited(Instant::ZERO));
+    policy.infer(&observation, &committed, budget, chunk).map(drop)
 }

@@ -1,9 +1,9 @@
 //! A policy on hardware: arms on servo buses, cameras of this machine, until it is interrupted.
 
 use super::devices::{describe, open_arms};
-use super::error::{CliError, write};
+use super::error::CliError;
 use super::report::{RunFacts, RunReport};
-use super::run::{Images, RunArguments};
+use super::run::{Images, RunArguments, publish_report, refuse_foreign};
 use super::supervision::{Supervision, has_stopped};
 use super::view::{View, event_text};
 use core::time::Duration;
@@ -22,9 +22,10 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     let Some(instruction) = &arguments.instruction else {
         return Err(CliError::Input("--instruction: say what the arm is to do".to_owned()));
     };
-    if arguments.episodes.is_some() || !arguments.fault.is_empty() {
-        return Err(CliError::Input("--episodes and --fault are for simulated robots".to_owned()));
+    if arguments.episodes.is_some() {
+        return Err(CliError::Input("--episodes: episodes are for simulated robots".to_owned()));
     }
+    refuse_foreign(arguments, bundle, "a robot on hardware", true)?;
     let (engine, policy) = (loaded.engine.clone(), loaded.policy);
     policy.check_instruction(instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
     let monotonic = Arc::new(MonotonicClock::new());
@@ -161,9 +162,5 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
         injected: std::collections::BTreeMap::new(),
         supervision: supervision.finish(),
     });
-    print!("{}", report.summary());
-    match &arguments.json {
-        Some(path) => write(path, report.to_json()),
-        None => Ok(()),
-    }
+    publish_report(arguments, &report)
 }

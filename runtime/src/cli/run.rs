@@ -2,11 +2,13 @@
 
 use super::bundle::{PolicyArguments, open_robot, require_fit};
 use super::error::{CliError, write};
+use super::report::RunReport;
 #[cfg(feature = "sim")]
 use super::simulation;
 use clap::{Args, ValueEnum};
 use core::time::Duration;
 use endplate_hal::RobotSpec;
+use endplate_policies::Bundle;
 use std::path::PathBuf;
 
 /// Arguments of `endplate run`.
@@ -140,6 +142,41 @@ pub enum Images {
 /// The default of `--latency` when `RunArguments` is made without the parser.
 pub const DEFAULT_LATENCY: &str = "60ms";
 
+/// Refuses what a robot that is not simulated in this process would silently do without; `supervised` where signals,
+/// watchdogs, rights and metrics are looked after as in simulation.
+pub fn refuse_foreign(arguments: &RunArguments, bundle: &Bundle, what: &str, supervised: bool) -> Result<(), CliError> {
+    let mut given = vec![
+        ("--handover", arguments.handover.is_some()),
+        ("--fault", !arguments.fault.is_empty()),
+        ("--fault-plan", arguments.fault_plan.is_some()),
+        ("--save-frames", arguments.save_frames.is_some()),
+        ("--write-trace", arguments.write_trace.is_some()),
+        ("[handover] of the bundle", bundle.spec().handover.is_some()),
+    ];
+    #[cfg(feature = "mcap")]
+    given.push(("--record", arguments.record.is_some()));
+    #[cfg(feature = "zenoh")]
+    given.push(("--zenoh", arguments.zenoh.is_some()));
+    if !supervised {
+        given.push(("--require-realtime", arguments.require_realtime));
+        given.push(("--metrics", arguments.metrics.is_some()));
+        given.push(("--watchdog-device", arguments.watchdog_device.is_some()));
+    }
+    match given.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((name, _)) => Err(CliError::Input(format!("{name}: not built for {what} yet: leave it out"))),
+    }
+}
+
+/// Prints a report, and writes it where `--json` says.
+pub fn publish_report(arguments: &RunArguments, report: &RunReport) -> Result<(), CliError> {
+    print!("{}", report.summary());
+    match &arguments.json {
+        Some(path) => write(path, report.to_json()),
+        None => Ok(()),
+    }
+}
+
 /// Runs the job and prints its summary.
 pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let robot = open_robot(arguments.robot.as_ref())?;
@@ -170,11 +207,7 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
     #[cfg(feature = "sim")]
     {
         let report = simulation::run(arguments, &robot, &bundle, loaded)?;
-        print!("{}", report.summary());
-        if let Some(path) = &arguments.json {
-            write(path, report.to_json())?;
-        }
-        Ok(())
+        publish_report(arguments, &report)
     }
 }
 

@@ -2,10 +2,9 @@
 
 use super::BenchArguments;
 use crate::cli::error::CliError;
-use endplate_hal::{Frame, Instant, JointState, JointVec};
+use endplate_hal::Frame;
 use endplate_policies::{
-    ActionChunk, Anchor, Budget, Bundle, Committed, EngineRuns, Epoch, Loaded, Moment, Observation, OpenLoopInputs,
-    PolicySpec, Resize, golden_inputs,
+    ActionChunk, Bundle, EngineRuns, Loaded, OpenLoopInputs, PolicySpec, Resize, golden_inputs, infer_open_loop_into,
 };
 use std::time::{Duration, Instant as WallInstant};
 
@@ -60,25 +59,8 @@ impl Scene {
     /// Runs inference number `index`; observations take turns.
     pub(super) fn infer(&mut self, index: usize) -> Inference {
         let input = &self.inputs[index % self.inputs.len()];
-        let state = |positions: &[f64]| JointState {
-            stamp: Instant::ZERO,
-            position_rad: JointVec::from_slice(positions).unwrap_or(JointVec::zeros(0)),
-            velocity_rad_s: JointVec::zeros(positions.len()),
-            effort_nm: None,
-        };
-        let past: Vec<Moment<'_>> =
-            input.past.iter().map(|(frames, positions)| Moment { frames, state: state(positions) }).collect();
-        let observation = Observation {
-            frames: &input.frames,
-            state: state(&input.state),
-            past: &past,
-            instruction: &input.instruction,
-            anchor: Anchor::default(),
-        };
-        let committed = Committed::none(Epoch::default());
-        let budget = Budget::unlimited(Instant::ZERO);
         let start = WallInstant::now();
-        let result = self.loaded.policy.infer(&observation, &committed, budget, &mut self.chunk);
+        let result = infer_open_loop_into(&mut *self.loaded.policy, input, &mut self.chunk);
         Inference { start, wall: start.elapsed(), is_answered: result.is_ok() }
     }
 

@@ -5,9 +5,9 @@ mod owner;
 pub mod signalled;
 
 use super::bundle::require_fit;
-use super::error::{CliError, write};
+use super::error::CliError;
 use super::report::{Episode, RunFacts, RunReport};
-use super::run::RunArguments;
+use super::run::{RunArguments, publish_report, refuse_foreign};
 use super::wire::{Opened, RosArguments};
 use clap::Args;
 use core::time::Duration;
@@ -74,9 +74,7 @@ struct Links {
 pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded: Loaded) -> Result<(), CliError> {
     signalled::install()?;
     require_fit(bundle, robot)?;
-    if !arguments.fault.is_empty() {
-        return Err(CliError::Input("--fault: faults are injected in simulation in one process only".to_owned()));
-    }
+    refuse_foreign(arguments, bundle, "a robot over --transport", false)?;
     let mut spec = robot.clone();
     spec.cameras = bundle
         .spec()
@@ -174,11 +172,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
         supervision: supervision.finish(),
         injected: Default::default(),
     });
-    print!("{}", report.summary());
-    match &arguments.json {
-        Some(path) => write(path, report.to_json()),
-        None => Ok(()),
-    }
+    publish_report(arguments, &report)
 }
 
 /// `--instruction`, else the parameter of `--ros-args -p instruction:=…`; other parameters are refused by name.
