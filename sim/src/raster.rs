@@ -39,6 +39,16 @@ fn unit(a: V3) -> V3 {
     a.map(|x| x / length)
 }
 
+/// Added to a number below 2²² it leaves the nearest whole number, its lowest bit in the mantissa's lowest.
+const WHOLE: f32 = 12_582_912.0;
+
+/// Whether `x.floor()` is odd, for |x| < 2²². A few operations that vectorise, where baseline x86-64 calls a library.
+fn is_odd_square(x: f32) -> bool {
+    let nearest = (x + WHOLE) - WHOLE;
+    let floor = if nearest > x { nearest - 1.0 } else { nearest };
+    (floor + WHOLE).to_bits() & 1 == 1
+}
+
 /// Pose of a body in the base frame.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct BodyPose {
@@ -136,6 +146,8 @@ pub struct Renderer {
     /// Inverse depth of each sample, 1/m; 0 is infinitely far.
     nearness: Vec<f32>,
     label: Vec<u8>,
+    /// The checkered samples of one line of one triangle.
+    checkered: Vec<Checkered>,
     view: Option<View>,
 }
 
@@ -150,6 +162,7 @@ impl Renderer {
             colour: vec![[0; 3]; samples],
             nearness: vec![0.0; samples],
             label: vec![LABEL_NOTHING; samples],
+            checkered: vec![Checkered::default(); width * SAMPLES],
             view: None,
         }
     }
@@ -262,6 +275,7 @@ impl Renderer {
             let mut b0 = ((p[2][0] - p[1][0]) * (fy - p[1][1]) - (p[2][1] - p[1][1]) * (fx - p[1][0])) * inverse_area;
             let mut b1 = ((p[0][0] - p[2][0]) * (fy - p[2][1]) - (p[0][1] - p[2][1]) * (fx - p[2][0])) * inverse_area;
             let line = y * width;
+            let mut count = 0;
             for at in line + columns.start..line + columns.end {
                 let b2 = 1.0 - b0 - b1;
                 if b0 >= 0.0 && b1 >= 0.0 && b2 >= 0.0 {
@@ -269,20 +283,31 @@ impl Renderer {
                     if near > self.nearness[at] {
                         self.nearness[at] = near;
                         self.label[at] = paint.label;
-                        self.colour[at] = match paint.second {
-                            None => paint.first,
-                            Some(second) => {
-                                let on = |k: usize| {
-                                    let over_z = b0 * p[0][k] + b1 * p[1][k] + b2 * p[2][k];
-                                    (over_z / near / SQUARE_M).floor() as i32
-                                };
-                                if (on(3) ^ on(4)) & 1 == 0 { paint.first } else { second }
-                            }
-                        };
+                        self.colour[at] = paint.first;
+                        if paint.second.is_some() {
+                            let over_z = |k: usize| b0 * p[0][k] + b1 * p[1][k] + b2 * p[2][k];
+                            self.checkered[count] =
+                                Checkered { at, near, x_over_z: over_z(3), y_over_z: over_z(4), is_odd: false };
+                            count += 1;
+                        }
                     }
+                }
+                // A convex shape once left is not met again on this line.
+                if (b0 < 0.0 && step0 <= 0.0) || (b1 < 0.0 && step1 <= 0.0) {
+                    break;
                 }
                 b0 += step0;
                 b1 += step1;
+            }
+            if let Some(second) = paint.second {
+                let checkered = &mut self.checkered[..count];
+                for sample in checkered.iter_mut() {
+                    let [x, y] = [sample.x_over_z, sample.y_over_z].map(|over_z| over_z / sample.near / SQUARE_M);
+                    sample.is_odd = is_odd_square(x) != is_odd_square(y);
+                }
+                for sample in checkered.iter().filter(|sample| sample.is_odd) {
+                    self.colour[sample.at] = second;
+                }
             }
         }
     }
@@ -322,6 +347,16 @@ impl Renderer {
         let samples = self.label.iter().filter(|&&label| label == LABEL_CUBE + cube).count();
         samples as f32 / (SAMPLES * SAMPLES) as f32
     }
+}
+
+/// A sample whose colour follows from its place on the floor.
+#[derive(Copy, Clone, Debug, Default)]
+struct Checkered {
+    at: usize,
+    near: f32,
+    x_over_z: f32,
+    y_over_z: f32,
+    is_odd: bool,
 }
 
 struct Paint {
