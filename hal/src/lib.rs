@@ -26,8 +26,8 @@ pub use safety::{
     SafetyLimits, Verdict, WorkspaceBox,
 };
 pub use spec::{
-    ArmSpec, BusSpec, CameraDevice, CameraSpec, ControlSpec, EMULATED, JointSpec, OnSilence, Pacing, PixelFormat,
-    RealtimeSpec, RobotSpec, ServoSpec, SpecError, StopCategory,
+    ArmSpec, BusSpec, CalibrationLoader, CameraDevice, CameraSpec, ControlSpec, EMULATED, JointSpec, OnSilence, Pacing,
+    PixelFormat, PoseSpec, RealtimeSpec, RobotSpec, ServoCalibration, ServoSpec, SpecError, StopCategory,
 };
 pub use time::{Clock, Instant, MonotonicClock, MotionTime, SimulatedClock};
 

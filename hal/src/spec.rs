@@ -1,14 +1,19 @@
 //! The robot description `robot.toml`: raw serde structs that refuse unknown keys, validated once into [`RobotSpec`].
 
 mod devices;
+mod poses;
 
-pub use devices::{ArmSpec, BusSpec, CameraDevice, EMULATED, OnSilence, PixelFormat, ServoSpec};
+pub use devices::{
+    ArmSpec, BusSpec, CalibrationLoader, CameraDevice, EMULATED, OnSilence, PixelFormat, ServoCalibration, ServoSpec,
+};
 
 use crate::joints::{JointVec, MAX_JOINTS};
 use crate::kinematics::{Chain, ChainLink};
 use crate::safety::{JointLimits, SafetyLimits, WorkspaceBox};
 use core::time::Duration;
-use devices::{RawBus, RawServo, validate_bus, validate_servo};
+use devices::{RawBus, RawServo, load_calibration, validate_bus, validate_servo};
+pub use poses::PoseSpec;
+use poses::{RawPoses, validate_poses};
 use serde::Deserialize;
 
 /// Why a robot description is refused. Names the file, the key, the value and what to do.
@@ -160,6 +165,8 @@ pub struct RobotSpec {
     pub chain: Option<Chain>,
     /// The box the tool may not leave, where described.
     pub workspace: Option<WorkspaceBox>,
+    /// Poses of the operator's, where described.
+    pub poses: PoseSpec,
 }
 
 #[derive(Deserialize)]
@@ -173,6 +180,8 @@ struct RawRobot {
     cameras: Vec<RawCamera>,
     kinematics: Option<RawKinematics>,
     workspace: Option<RawWorkspace>,
+    #[serde(default)]
+    poses: RawPoses,
 }
 
 #[derive(Deserialize)]
@@ -307,11 +316,19 @@ impl Validator<'_> {
 }
 
 impl RobotSpec {
-    /// Parses and validates a description; `file` is the name to use in messages.
+    /// Parses and validates a description; `file` is the name to use in messages. It may name no calibration files.
     ///
     /// # Errors
     /// [`SpecError`], naming file, key, value and remedy.
     pub fn from_toml_str(text: &str, file: &str) -> Result<Self, SpecError> {
+        Self::from_toml_with(text, file, &mut |_| Err("this description may name no files".to_owned()))
+    }
+
+    /// Parses and validates a description whose calibration files `load` reads; `file` is the name to use in messages.
+    ///
+    /// # Errors
+    /// [`SpecError`], naming file, key, value and remedy.
+    pub fn from_toml_with(text: &str, file: &str, load: CalibrationLoader<'_>) -> Result<Self, SpecError> {
         let raw: RawRobot = toml::from_str(text)
             .map_err(|error| SpecError::Parse { file: file.into(), message: error.to_string().trim_end().into() })?;
         let check = Validator { file };
@@ -324,8 +341,11 @@ impl RobotSpec {
         for arm in &raw.arms {
             let first = joints.len();
             let bus = arm.bus.as_ref().map(|raw| validate_bus(&check, &arm.name, raw)).transpose()?;
-            for joint in &arm.joints {
-                joints.push(validate_joint(&check, &arm.name, joint, &control, bus.as_ref())?);
+            let names: Vec<&str> = arm.joints.iter().map(|joint| joint.name.as_str()).collect();
+            let calibration = load_calibration(&check, &arm.name, bus.as_ref(), &names, load)?;
+            for (index, joint) in arm.joints.iter().enumerate() {
+                let calibration = calibration.get(index);
+                joints.push(validate_joint(&check, &arm.name, joint, &control, bus.as_ref(), calibration)?);
             }
             unique_ids(&check, &arm.name, &joints[first..])?;
             arms.push(ArmSpec { name: arm.name.clone(), joints: first..joints.len(), bus });
@@ -339,7 +359,8 @@ impl RobotSpec {
         let chain = raw.kinematics.as_ref().map(|raw| validate_chain(&check, raw, &joints)).transpose()?;
         let workspace =
             raw.workspace.as_ref().map(|raw| validate_workspace(&check, raw, chain.is_some())).transpose()?;
-        Ok(Self { name: raw.name, source: file.into(), arms, joints, cameras, control, chain, workspace })
+        let poses = validate_poses(&check, &raw.poses, &joints)?;
+        Ok(Self { name: raw.name, source: file.into(), arms, joints, cameras, control, chain, workspace, poses })
     }
 
     /// The limits the safety filter guards.
@@ -420,6 +441,7 @@ fn validate_joint(
     raw: &RawJoint,
     control: &ControlSpec,
     bus: Option<&BusSpec>,
+    calibration: Option<&ServoCalibration>,
 ) -> Result<JointSpec, SpecError> {
     let key = |name: &str| format!("arms.joints[{}].{name}", raw.name);
     let limits = JointLimits {
@@ -454,11 +476,11 @@ fn validate_joint(
     let servo = match (raw.servo_id, &raw.servo) {
         (Some(id), Some(servo)) => {
             let limits_rad = (limits.lower_rad, limits.upper_rad);
-            Some(validate_servo(check, &raw.name, id, bus.map(|bus| bus.protocol), servo, limits_rad)?)
+            Some(validate_servo(check, &raw.name, id, bus, servo, calibration, limits_rad)?)
         }
         (None, Some(_)) => return check.refuse(key("servo_id"), "missing", "write the id of the servo described"),
         (_, None) if bus.is_some() => {
-            let remedy = "the arm has a bus: describe servo_id and servo = { zero_count, min_count, max_count }";
+            let remedy = "the arm has a bus: describe servo_id and servo = { zero_count, min_count, max_count }, or servo = {} and the arm's calibration";
             return check.refuse(key("servo"), "missing", remedy);
         }
         (_, None) => None,

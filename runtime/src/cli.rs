@@ -1,5 +1,7 @@
 //! The commands of the binary.
 
+#[cfg(feature = "serial")]
+pub mod before_torque;
 pub mod bench;
 pub mod bundle;
 pub mod calibrate;
@@ -29,6 +31,8 @@ pub mod infer;
 mod joint_order;
 #[cfg(feature = "zenoh")]
 pub mod node;
+#[cfg(feature = "serial")]
+pub mod operator;
 #[cfg(feature = "sim")]
 pub mod pilot;
 #[cfg(feature = "serial")]
@@ -39,6 +43,7 @@ mod recorded;
 pub mod replay;
 #[cfg(feature = "sim")]
 pub mod report;
+pub mod robot_file;
 pub mod run;
 #[cfg(feature = "serial")]
 pub mod servo;

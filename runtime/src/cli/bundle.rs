@@ -175,11 +175,7 @@ fn demonstration() -> &'static [(&'static str, &'static [u8])] {
 pub fn open_robot(file: Option<&PathBuf>) -> Result<RobotSpec, CliError> {
     match file {
         None => RobotSpec::from_toml_str(robots::SO101_SIM, "the built-in robot"),
-        Some(path) if path.as_os_str() == "so101_sim" => RobotSpec::from_toml_str(robots::SO101_SIM, "so101_sim"),
-        Some(path) if path.as_os_str() == "so101_emulated" => {
-            RobotSpec::from_toml_str(robots::SO101_EMULATED, "so101_emulated")
-        }
-        Some(path) => RobotSpec::from_toml_str(&read_text(path)?, &path.display().to_string()),
+        Some(path) => return super::robot_file::open(path),
     }
     .map_err(CliError::input)
 }

@@ -2,7 +2,8 @@
 
 use super::devices::{describe, open_arms};
 use super::error::CliError;
-use super::report::{RunFacts, RunReport};
+use super::operator::{Desk, Wish};
+use super::report::{Episode, RunFacts, RunReport};
 use super::run::{Images, RunArguments, publish_report, refuse_foreign};
 use super::supervision::{Supervision, has_stopped};
 use super::view::{View, event_text};
@@ -12,10 +13,12 @@ use endplate_policies::{Bundle, Epoch, Loaded};
 use endplate_runtime::drive::{Flow, camera_loops, realtime};
 use endplate_runtime::{CameraHealth, ControlLoop, FaultPlan, Inbox, InferenceLoop, PlayRules, Samples};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How long cameras and joints may take to come alive.
 const WAKE: Duration = Duration::from_secs(8);
+/// How long parking may take at the end: longer than the desk waits for each of its steps.
+const PARKING: Duration = Duration::from_secs(240);
 
 /// Runs the policy and reports.
 pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded: Loaded) -> Result<(), CliError> {
@@ -59,6 +62,8 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     let mut control = ControlLoop::new(spec.clone(), arms.robot, rules).map_err(CliError::failed)?;
     let (producer, mut events) = rtrb::RingBuffer::new(1024);
     control.set_events(producer);
+    let (order_producer, orders) = rtrb::RingBuffer::new(8);
+    control.set_orders(orders);
     let mut inference = InferenceLoop::new(policy, instruction, spec.control.deadline, spec.control.state_max_age);
     let epoch = Epoch(1);
     inference.instruct(instruction, epoch);
@@ -95,6 +100,8 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
     let mut supervision = Supervision::open(arguments, &spec, true, &View::plain())?;
     let stop = supervision.stop.clone();
     println!("running    {instruction:?} on {}; interrupt to stop under control", spec.name);
+    let mut desk = Desk::open(&arguments.operator, &spec, order_producer)?;
+    let resets = AtomicU64::new(0);
     control.activate(clock.now(), epoch).map_err(CliError::failed)?;
     let begin = clock.now();
     let period = spec.control.period;
@@ -114,21 +121,30 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
             plant: None,
             faults: &plan,
             instructions: &[],
+            resets: &resets,
             estop: stop.flag(),
             lateness: &mut lateness,
             heartbeat: &heartbeat,
             stamps,
         },
         begin,
-        limit.saturating_add(spec.control.stop_time),
+        limit.saturating_add(spec.control.stop_time).saturating_add(PARKING),
         &spec.control,
         |now, tick| {
             onlooker.look(&*clock, 0, tick);
             while let Ok(event) = events.pop() {
                 eprintln!("{}", event_text(event.now.duration_since(begin).as_secs_f64(), &event));
             }
-            if now.duration_since(begin) >= limit {
-                stop.flag().store(true, Ordering::Release);
+            // A stop that was asked for goes before everything that the operator asks for.
+            let mut wish = if stop.is_asked() { Wish::None } else { desk.look(now, tick) };
+            if now.duration_since(begin) >= limit && !stop.is_asked() && !desk.quit() {
+                wish = Wish::Stop;
+            }
+            match wish {
+                Wish::None => {}
+                Wish::Reset => drop(resets.fetch_add(1, Ordering::AcqRel)),
+                Wish::Stop => stop.flag().store(true, Ordering::Release),
+                Wish::End => return Flow::Stop,
             }
             match tick {
                 Some(tick) if stop.is_asked() && has_stopped(tick, &mut looks_at_rest) => Flow::Stop,
@@ -144,13 +160,24 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
     for camera in &cameras {
         println!("camera     {}: {:?}", camera.name(), camera.counts());
     }
+    let episodes = desk
+        .finish(clock.now())
+        .into_iter()
+        .map(|ended| Episode {
+            seed: 0,
+            instruction: instruction.clone(),
+            target: String::new(),
+            outcome: ended.outcome.to_owned(),
+            duration_s: ended.lasted.as_secs_f64(),
+        })
+        .collect();
     let report = RunReport::new(RunFacts {
         simulated_robot: false,
         simulated_time: false,
         latency_model: "real".to_owned(),
         seed: 0,
         bundle_digest: bundle.digest(),
-        episodes: Vec::new(),
+        episodes,
         joints: &spec.joints,
         period,
         control: control.counts(),

@@ -27,6 +27,8 @@ pub struct Episode {
 
 /// The outcome of an episode that a signal ended; it does not count as an episode.
 pub const INTERRUPTED: &str = "interrupted";
+/// The outcome of an episode on hardware that the operator did not judge; it does not count either.
+pub const UNJUDGED: &str = "unjudged";
 
 /// The control side of the report.
 #[derive(Clone, Debug, Serialize)]
@@ -151,7 +153,7 @@ impl RunReport {
             latency_model: facts.latency_model,
             seed: facts.seed,
             bundle_digest: facts.bundle_digest.to_owned(),
-            episodes: facts.episodes.len() - outcome(INTERRUPTED),
+            episodes: facts.episodes.len() - outcome(INTERRUPTED) - outcome(UNJUDGED),
             successes: outcome("success"),
             wrong_picks: outcome("wrong_pick"),
             control: ControlReport {
@@ -260,10 +262,11 @@ impl RunReport {
             "deadline   {:.0} ms from capture to command: {} misses",
             inference.deadline_ms, inference.deadline_misses
         )?;
-        let LadderCounts { fresh, continued, decelerated, held, stopped } = self.ladder;
+        let LadderCounts { fresh, continued, posed, decelerated, held, stopped } = self.ladder;
+        let posed = if posed > 0 { format!(", posed {posed}") } else { String::new() };
         writeln!(
             text,
-            "ladder     fresh {fresh}, continued {continued}, decelerated {decelerated}, held {held}, stopped {stopped}"
+            "ladder     fresh {fresh}, continued {continued}{posed}, decelerated {decelerated}, held {held}, stopped {stopped}"
         )?;
         let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
         for reason in &self.supervision.throttled {

@@ -85,6 +85,9 @@ pub struct RunArguments {
     /// Save what the cameras see, as PNG, twice a second.
     #[arg(long, value_name = "DIR")]
     pub save_frames: Option<PathBuf>,
+    #[cfg(feature = "serial")]
+    #[command(flatten)]
+    pub operator: super::operator::OperatorArguments,
     /// Publish every command over Zenoh, as a ROS 2 node on rmw_zenoh does: connect to this router, for example
     /// `tcp/127.0.0.1:7447`.
     #[cfg(feature = "zenoh")]
@@ -192,6 +195,15 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
             "{}: cameras[{}].driver is {driver} and the arm has {other}: describe devices of one world",
             robot.source, camera.name
         )));
+    }
+    #[cfg(feature = "serial")]
+    if let (false, Some(option)) = (is_real, arguments.operator.given()) {
+        return Err(CliError::Input(format!("{option}: this is for arms on a servo bus, and the robot is simulated")));
+    }
+    #[cfg(feature = "serial")]
+    if is_real {
+        // Seconds before anything else is loaded, and before torque.
+        super::before_torque::require_sound(&robot, arguments.operator.parked)?;
     }
     let (bundle, loaded) = arguments.policy.load()?;
     require_fit(&bundle, &robot)?;

@@ -647,6 +647,7 @@ impl<'a> Bench<'a> {
                 plant: Some(&mut plant),
                 faults: &self.faults,
                 instructions: std::slice::from_ref(&plan.changed),
+                resets: &std::sync::atomic::AtomicU64::new(0),
                 estop: stop.flag(),
                 lateness: &mut self.lateness,
                 heartbeat: &heartbeat,

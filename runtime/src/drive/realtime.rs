@@ -12,7 +12,7 @@ use crate::watchdog::Heartbeat;
 use core::time::Duration;
 use endplate_hal::{Clock, ControlSpec, Instant};
 use endplate_policies::{ActionChunk, Epoch};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 
 /// The parts of one robot in real time.
@@ -35,6 +35,8 @@ pub struct Realtime<'a> {
     pub faults: &'a FaultPlan,
     /// Other instructions, one for each instruction change of the fault plan, in turn.
     pub instructions: &'a [String],
+    /// How often the policy is to have been reset: an operator's next episodes.
+    pub resets: &'a AtomicU64,
     /// Set by a signal or another thread: the e-stop.
     pub estop: &'a AtomicBool,
     /// Where the lateness of every period is recorded.
@@ -60,7 +62,7 @@ pub fn run(
     mut each: impl FnMut(Instant, Option<&Tick>) -> Flow,
 ) -> RealtimeRights {
     let Realtime { clock, control, inference, cameras, bank, watch, plant, faults, instructions, estop, .. } = parts;
-    let Realtime { lateness, heartbeat, stamps, .. } = parts;
+    let Realtime { lateness, heartbeat, stamps, resets, .. } = parts;
     let period = rules.period;
     let shared = Shared::new(inference.epoch());
     let template = inference.chunk().clone();
@@ -87,7 +89,7 @@ pub fn run(
             });
         }
         scope.spawn(move || {
-            let thread = InferenceThread { clock, start, inference, bank, faults, instructions, shared };
+            let thread = InferenceThread { clock, start, inference, bank, faults, instructions, resets, shared };
             thread.run(snapshot_reader, chunk_writer);
         });
         scope.spawn(move || {
@@ -121,13 +123,15 @@ struct InferenceThread<'a> {
     bank: &'a mut CameraBank,
     faults: &'a FaultPlan,
     instructions: &'a [String],
+    resets: &'a AtomicU64,
     shared: &'a Shared,
 }
 
 impl InferenceThread<'_> {
     fn run(self, mut snapshots: Reader<ControlSnapshot>, mut chunks: Writer<ActionChunk>) {
-        let Self { clock, start, inference, bank, faults, instructions, shared } = self;
+        let Self { clock, start, inference, bank, faults, instructions, resets, shared } = self;
         let mut changes = 0;
+        let mut reset = 0;
         // A snapshot older than the last answer does not know of it yet.
         let mut answered = Instant::ZERO;
         while shared.running.load(Ordering::Acquire) {
@@ -137,6 +141,12 @@ impl InferenceThread<'_> {
                 changes += 1;
                 let epoch = Epoch(inference.epoch().0 + 1);
                 inference.instruct(next, epoch);
+                shared.epoch.store(epoch.0, Ordering::Release);
+            }
+            if resets.load(Ordering::Acquire) > reset {
+                reset = resets.load(Ordering::Acquire);
+                let (same, epoch) = (inference.instruction().to_owned(), Epoch(inference.epoch().0 + 1));
+                inference.instruct(&same, epoch);
                 shared.epoch.store(epoch.0, Ordering::Release);
             }
             snapshots.update();

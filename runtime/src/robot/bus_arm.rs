@@ -130,26 +130,11 @@ impl BusArm {
         path: &Path,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let none = || OpenError::NotDescribed(arm.name.clone());
-        let bus = arm.bus.clone().ok_or_else(none)?;
-        let servos: Option<Vec<Servo>> = joints
-            .iter()
-            .map(|joint| {
-                let servo = joint.servo?;
-                let velocity_rad_s = joint.limits.velocity_rad_s;
-                Some(Servo { id: servo.id, model: servo.model, map: servo.map, velocity_rad_s })
-            })
-            .collect();
-        let servos = servos.filter(|servos| !servos.is_empty()).ok_or_else(none)?;
-        let options = ServoArmOptions {
-            servos: servos.clone(),
-            margin_rad,
-            health: HealthLimits { temperature_c: bus.max_temperature_c, load: bus.max_load, voltage_v: bus.voltage_v },
-            watchdog: bus.watchdog,
-        };
+        let bus = arm.bus.clone().ok_or_else(|| OpenError::NotDescribed(arm.name.clone()))?;
+        let options = servo_options(arm, joints, margin_rad)?;
+        let servos = options.servos.clone();
         let port = path.display().to_string();
-        let mut servo_arm =
-            connect(path, &bus, &options).map_err(|error| OpenError::Port { port: port.clone(), error })?;
+        let mut servo_arm = connect(arm, joints, margin_rad, path)?;
         servo_arm.check(bus.baud).map_err(|error| OpenError::Setup {
             arm: arm.name.clone(),
             port: port.clone(),
@@ -307,7 +292,42 @@ impl Arm for BusArm {
     }
 }
 
-fn connect(path: &Path, bus: &BusSpec, options: &ServoArmOptions) -> std::io::Result<ServoArm<SerialPort>> {
+/// The servos of an arm, and how they are driven, as described.
+fn servo_options(arm: &ArmSpec, joints: &[JointSpec], margin_rad: f64) -> Result<ServoArmOptions, OpenError> {
+    let none = || OpenError::NotDescribed(arm.name.clone());
+    let bus = arm.bus.as_ref().ok_or_else(none)?;
+    let servos: Option<Vec<Servo>> = joints
+        .iter()
+        .map(|joint| {
+            let servo = joint.servo?;
+            let velocity_rad_s = joint.limits.velocity_rad_s;
+            Some(Servo { id: servo.id, model: servo.model, map: servo.map, held: servo.held, velocity_rad_s })
+        })
+        .collect();
+    Ok(ServoArmOptions {
+        servos: servos.filter(|servos| !servos.is_empty()).ok_or_else(none)?,
+        margin_rad,
+        health: HealthLimits { temperature_c: bus.max_temperature_c, load: bus.max_load, voltage_v: bus.voltage_v },
+        watchdog: bus.watchdog,
+    })
+}
+
+/// Opens the port of an arm for a caller that asks its servos itself; nothing is sent.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn connect(
+    arm: &ArmSpec,
+    joints: &[JointSpec],
+    margin_rad: f64,
+    path: &Path,
+) -> Result<ServoArm<SerialPort>, OpenError> {
+    let bus = arm.bus.as_ref().ok_or_else(|| OpenError::NotDescribed(arm.name.clone()))?;
+    let options = servo_options(arm, joints, margin_rad)?;
+    open_port(path, bus, &options).map_err(|error| OpenError::Port { port: path.display().to_string(), error })
+}
+
+fn open_port(path: &Path, bus: &BusSpec, options: &ServoArmOptions) -> std::io::Result<ServoArm<SerialPort>> {
     let timing = Timing { baud: bus.baud, reply: bus.reply_timeout, retries: bus.retries };
     let port = SerialPort::open(path, bus.baud)?;
     Ok(ServoArm::new(Master::new(bus.protocol, port, timing), options.clone()))
@@ -364,7 +384,7 @@ impl BusThread {
     }
 
     fn reconnect(&mut self) {
-        let Ok(mut arm) = connect(&self.path, &self.bus, &self.options) else { return };
+        let Ok(mut arm) = open_port(&self.path, &self.bus, &self.options) else { return };
         if arm.check(self.bus.baud).is_ok() {
             self.arm = Some(arm);
             self.lock().replugged += 1;
