@@ -4,6 +4,8 @@
 pub mod before_torque;
 pub mod bench;
 pub mod bundle;
+#[cfg(feature = "serial")]
+pub mod bus_figures;
 pub mod calibrate;
 #[cfg(feature = "mcap")]
 pub mod capture;

@@ -168,6 +168,12 @@ impl<P: Port> ServoArm<P> {
         self.torque_on
     }
 
+    /// What one read of all servos needs on the wire, request and answers, without the servos' turn-around.
+    pub fn read_wire(&self) -> Duration {
+        let (protocol, len) = (self.master.protocol(), usize::from(self.layout().len));
+        self.master.timing().wire(protocol.sync_read_len(self.ids.len()) + self.ids.len() * protocol.status_len(len))
+    }
+
     fn layout(&self) -> &'static Layout {
         match self.master.protocol() {
             Protocol::Feetech => &FEETECH,

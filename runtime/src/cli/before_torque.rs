@@ -1,6 +1,7 @@
 //! What is looked at on real buses and cameras before torque: everything that is wrong, at once, each with its remedy.
 
 use super::error::CliError;
+use super::robot_file::CHANGE_ME;
 use core::time::Duration;
 use endplate_calibration::plausibility::{Finding, Tolerances, in_known_pose, spans, swapped};
 use endplate_hal::servo::{Known, Master, Protocol, SerialPort, SetupError, Timing, dynamixel, feetech};
@@ -100,6 +101,13 @@ fn look_at(robot: &RobotSpec, arm: &ArmSpec, bus: &BusSpec, joints: &[JointSpec]
         stale: false,
         known: vec![None; joints.len()],
     };
+    if bus.port.contains(CHANGE_ME) {
+        look.problems.push(
+            "the description leaves the port to you: write it, or give --port (`endplate servo scan` lists ports)"
+                .to_owned(),
+        );
+        return look;
+    }
     // Nothing is in a hurry yet: adapters hold bytes back, and noise must not look like a fault of the set-up.
     let patient =
         BusSpec { reply_timeout: bus.reply_timeout.max(Duration::from_millis(40)), retries: 3, ..bus.clone() };

@@ -15,6 +15,10 @@ pub struct RobotDoctorArguments {
     /// Robot description; without it, the built-in simulated robot.
     #[arg(long)]
     robot: Option<PathBuf>,
+    /// The serial device of an arm, instead of the one described: PATH, or ARM=PATH where there are several.
+    #[cfg(feature = "serial")]
+    #[arg(long, value_name = "[ARM=]PATH")]
+    port: Vec<String>,
     /// The arm stands in its park pose ([poses] park): hold that against what its joints read.
     #[cfg(feature = "serial")]
     #[arg(long)]
@@ -40,7 +44,10 @@ pub(super) fn lines(
     bundle: Option<&Bundle>,
     policy: &PolicyArguments,
 ) -> Result<Vec<Line>, CliError> {
-    let robot = open_robot(arguments.robot.as_ref())?;
+    #[allow(unused_mut)] // without servo buses
+    let mut robot = open_robot(arguments.robot.as_ref())?;
+    #[cfg(feature = "serial")]
+    super::robot_file::set_ports(&mut robot, &arguments.port)?;
     let mut lines = Vec::new();
     if let Some(bundle) = bundle {
         let fit = require_fit(bundle, &robot);

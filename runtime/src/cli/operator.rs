@@ -18,6 +18,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 /// Arguments of `run` that are the operator's.
 #[derive(Args, Default)]
 pub struct OperatorArguments {
+    /// On hardware: the serial device of an arm, instead of the one described: PATH, or ARM=PATH where there are several.
+    #[arg(long, value_name = "[ARM=]PATH")]
+    pub port: Vec<String>,
     /// On hardware: the arm stands in its park pose ([poses] park); refuse torque where its joints read otherwise.
     #[arg(long)]
     pub parked: bool,
@@ -36,6 +39,7 @@ impl OperatorArguments {
     /// The first option given, where there is one.
     pub fn given(&self) -> Option<&'static str> {
         let options = [
+            ("--port", !self.port.is_empty()),
             ("--parked", self.parked),
             ("--home", self.home),
             ("--park", self.park),

@@ -189,5 +189,5 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
         injected: std::collections::BTreeMap::new(),
         supervision: supervision.finish(),
     });
-    publish_report(arguments, &report)
+    publish_report(arguments, &report.with_buses(&reporters, &spec.joints))
 }

@@ -86,6 +86,10 @@ pub struct RunReport {
     ladder: LadderCounts,
     faults: BTreeMap<String, u64>,
     command_digest: String,
+    /// Servo buses, where there are any.
+    #[cfg(feature = "serial")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    buses: Vec<super::bus_figures::BusFigures>,
     #[serde(flatten)]
     supervision: SupervisionReport,
 }
@@ -190,8 +194,18 @@ impl RunReport {
             ladder: control.ladder,
             faults,
             command_digest: control.digest.hex(),
+            #[cfg(feature = "serial")]
+            buses: Vec::new(),
             supervision: facts.supervision,
         }
+    }
+
+    /// With what the robot's servo buses did.
+    #[cfg(feature = "serial")]
+    pub fn with_buses(mut self, reporters: &super::devices::Reporters, joints: &[JointSpec]) -> Self {
+        self.buses =
+            reporters.iter().map(|(arm, report)| super::bus_figures::BusFigures::new(arm, &report(), joints)).collect();
+        self
     }
 
     /// The JSON that programs read.

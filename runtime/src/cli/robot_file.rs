@@ -50,6 +50,34 @@ pub fn beside(folder: &Path, file: &Path) -> PathBuf {
     }
 }
 
+/// What a description holds where its owner is to write a port.
+#[cfg(feature = "serial")]
+pub const CHANGE_ME: &str = "CHANGE-ME";
+
+/// Puts ports of the command line, `PATH` or `ARM=PATH`, in the place of those described.
+#[cfg(feature = "serial")]
+pub fn set_ports(robot: &mut RobotSpec, ports: &[String]) -> Result<(), CliError> {
+    for text in ports {
+        let names: Vec<&str> = robot.arms.iter().map(|arm| arm.name.as_str()).collect();
+        let (name, port) = match (text.split_once('='), names.as_slice()) {
+            (Some((name, port)), _) => (name.to_owned(), port),
+            (None, [only]) => ((*only).to_owned(), text.as_str()),
+            (None, names) => {
+                return Err(CliError::Input(format!(
+                    "--port {text}: write ARM=PATH, with ARM one of {}",
+                    names.join(", ")
+                )));
+            }
+        };
+        let known = names.join(", ");
+        let bus = robot.arms.iter_mut().find(|arm| arm.name == name).and_then(|arm| arm.bus.as_mut());
+        let bus =
+            bus.ok_or_else(|| CliError::Input(format!("--port {text}: no arm of a bus has that name: {known}")))?;
+        port.clone_into(&mut bus.port);
+    }
+    Ok(())
+}
+
 /// A calibration file, beside the description unless its path is absolute; `~/` is the user's home.
 fn calibration(folder: &Path, file: &Path) -> Result<Vec<ServoCalibration>, String> {
     let path = beside(folder, file);

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub struct RunArguments {
     #[command(flatten)]
     pub policy: PolicyArguments,
-    /// Robot description: a file, or the name of a built-in one (`so101_sim`, `so101_emulated`); without it, the built-in
+    /// Robot description: a file, or the name of a built-in one (`so101_sim`, `so101_emulated`, `so100`, `so101`, `koch`, `viperx`); without it, the built-in
     /// simulated robot.
     #[arg(long)]
     pub robot: Option<PathBuf>,
@@ -182,7 +182,10 @@ pub fn publish_report(arguments: &RunArguments, report: &RunReport) -> Result<()
 
 /// Runs the job and prints its summary.
 pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
-    let robot = open_robot(arguments.robot.as_ref())?;
+    #[allow(unused_mut)] // without servo buses
+    let mut robot = open_robot(arguments.robot.as_ref())?;
+    #[cfg(feature = "serial")]
+    super::robot_file::set_ports(&mut robot, &arguments.operator.port)?;
     #[cfg(feature = "zenoh")]
     if arguments.node.wire.transport.is_some() {
         let (bundle, loaded) = arguments.policy.load()?;

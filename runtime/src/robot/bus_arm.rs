@@ -76,8 +76,34 @@ pub struct BusReport {
     pub servos: ServoCounts,
     /// What each servo said of itself last.
     pub health: Vec<ServoHealth>,
+    /// The extremes of that so far.
+    pub extremes: Vec<Extremes>,
+    /// What one read of all servos needs on the wire.
+    pub read_wire: Duration,
     /// Time of each read that gave a state.
     pub reads: Samples,
+}
+
+/// The extremes of what a servo said of itself in reads that gave a state.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Extremes {
+    /// Lowest supply voltage, V.
+    pub lowest_voltage_v: f64,
+    /// Highest temperature, °C.
+    pub highest_temperature_c: f64,
+    /// Largest load by its amount: see [`ServoHealth::load`].
+    pub largest_load: f64,
+}
+
+impl Extremes {
+    const NONE: Self =
+        Self { lowest_voltage_v: f64::INFINITY, highest_temperature_c: f64::NEG_INFINITY, largest_load: 0.0 };
+
+    fn take(&mut self, health: &ServoHealth) {
+        self.lowest_voltage_v = self.lowest_voltage_v.min(health.voltage_v);
+        self.highest_temperature_c = self.highest_temperature_c.max(health.temperature_c);
+        self.largest_load = self.largest_load.max(health.load.abs());
+    }
 }
 
 /// A goal on its way to the bus.
@@ -165,6 +191,8 @@ impl BusArm {
                 bus: BusCounts::default(),
                 servos: ServoCounts::default(),
                 health: Vec::with_capacity(joints),
+                extremes: vec![Extremes::NONE; joints],
+                read_wire: servo_arm.read_wire(),
                 reads: Samples::with_capacity(1 << 18),
             }),
         });
@@ -454,8 +482,13 @@ impl BusThread {
         if result == Err(BusError::Disconnected) {
             self.lose();
         }
-        let mut report = self.lock();
+        let mut report = self.shared.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.periods += 1;
+        if let (Ok(_), Some(arm)) = (result, &self.arm) {
+            for (extremes, health) in report.extremes.iter_mut().zip(arm.health()) {
+                extremes.take(health);
+            }
+        }
         match result {
             Ok(_) => report.reads.record(took),
             Err(_) => report.failed_reads += 1,
