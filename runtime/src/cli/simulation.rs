@@ -444,6 +444,18 @@ impl<'a> Bench<'a> {
         std::mem::replace(&mut self.saver, saver)
     }
 
+    /// What goes wrong in every episode.
+    pub fn planned_faults(&self) -> Vec<Fault> {
+        self.body_faults.faults().cloned().collect()
+    }
+
+    /// Every period's record from now on, with room for so many.
+    pub fn watch_records(&mut self, room: usize) -> rtrb::Consumer<endplate_runtime::TickRecord> {
+        let (producer, records) = rtrb::RingBuffer::new(room);
+        self.control.set_records(Some(producer));
+        records
+    }
+
     /// The control counters so far.
     pub fn control_counts(&self) -> &ControlCounts {
         self.control.counts()
