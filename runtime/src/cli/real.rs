@@ -2,6 +2,7 @@
 
 use super::devices::{describe, open_arms};
 use super::error::CliError;
+use super::loops::{loops, refuse_baseline, with_cameras_of};
 use super::report::{RunFacts, RunReport};
 use super::run::{Images, RunArguments, publish_report, refuse_foreign};
 use super::supervision::{Supervision, has_stopped};
@@ -9,8 +10,9 @@ use super::view::{View, event_text};
 use core::time::Duration;
 use endplate_hal::{Camera, Clock, MonotonicClock, RobotSpec, camera};
 use endplate_policies::{Bundle, Epoch, Loaded};
+use endplate_runtime::drive::orders::Orders;
 use endplate_runtime::drive::{Flow, camera_loops, realtime};
-use endplate_runtime::{CameraHealth, ControlLoop, FaultPlan, Inbox, InferenceLoop, PlayRules, Samples};
+use endplate_runtime::{CameraHealth, FaultPlan, Inbox, Samples};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -25,18 +27,13 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     if arguments.episodes.is_some() {
         return Err(CliError::Input("--episodes: episodes are for simulated robots".to_owned()));
     }
-    refuse_foreign(arguments, bundle, "a robot on hardware", true)?;
+    refuse_foreign(arguments, "a robot on hardware", true)?;
+    refuse_baseline(arguments, bundle)?;
     let (engine, policy) = (loaded.engine.clone(), loaded.policy);
     policy.check_instruction(instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
     let monotonic = Arc::new(MonotonicClock::new());
     let clock: Arc<dyn Clock> = Arc::clone(&monotonic) as _;
-    let mut spec = robot.clone();
-    spec.cameras = bundle
-        .spec()
-        .cameras
-        .iter()
-        .filter_map(|slot| robot.cameras.iter().find(|camera| camera.name == slot.name).cloned())
-        .collect();
+    let spec = with_cameras_of(bundle, robot);
     let devices = spec
         .cameras
         .iter()
@@ -51,15 +48,9 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
         None,
     )?;
     let reporters = arms.reporters;
-    let rules = PlayRules {
-        interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
-        execute_rows: bundle.spec().chunk.execute_rows,
-        max_age: spec.control.max_chunk_age,
-    };
-    let mut control = ControlLoop::new(spec.clone(), arms.robot, rules).map_err(CliError::failed)?;
+    let (mut control, mut inference) = loops(arguments, &spec, bundle, policy, arms.robot)?;
     let (producer, mut events) = rtrb::RingBuffer::new(1024);
     control.set_events(producer);
-    let mut inference = InferenceLoop::new(policy, instruction, spec.control.deadline, spec.control.state_max_age);
     let epoch = Epoch(1);
     inference.instruct(instruction, epoch);
     control.configure(clock.now()).map_err(CliError::failed)?;
@@ -115,6 +106,7 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
             faults: &plan,
             instructions: &[],
             estop: stop.flag(),
+            orders: &Orders::default(),
             lateness: &mut lateness,
             heartbeat: &heartbeat,
             stamps,
@@ -122,7 +114,8 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
         begin,
         limit.saturating_add(spec.control.stop_time),
         &spec.control,
-        |now, tick| {
+        |now, sight| {
+            let tick = sight.tick.as_ref();
             onlooker.look(&*clock, 0, tick);
             while let Ok(event) = events.pop() {
                 eprintln!("{}", event_text(event.now.duration_since(begin).as_secs_f64(), &event));

@@ -8,7 +8,6 @@ use super::simulation;
 use clap::{Args, ValueEnum};
 use core::time::Duration;
 use endplate_hal::RobotSpec;
-use endplate_policies::Bundle;
 use std::path::PathBuf;
 
 /// Arguments of `endplate run`.
@@ -144,14 +143,12 @@ pub const DEFAULT_LATENCY: &str = "60ms";
 
 /// Refuses what a robot that is not simulated in this process would silently do without; `supervised` where signals,
 /// watchdogs, rights and metrics are looked after as in simulation.
-pub fn refuse_foreign(arguments: &RunArguments, bundle: &Bundle, what: &str, supervised: bool) -> Result<(), CliError> {
+pub fn refuse_foreign(arguments: &RunArguments, what: &str, supervised: bool) -> Result<(), CliError> {
     let mut given = vec![
-        ("--handover", arguments.handover.is_some()),
         ("--fault", !arguments.fault.is_empty()),
         ("--fault-plan", arguments.fault_plan.is_some()),
         ("--save-frames", arguments.save_frames.is_some()),
         ("--write-trace", arguments.write_trace.is_some()),
-        ("[handover] of the bundle", bundle.spec().handover.is_some()),
     ];
     #[cfg(feature = "mcap")]
     given.push(("--record", arguments.record.is_some()));
