@@ -60,11 +60,14 @@ pub struct Thresholds {
 }
 
 /// See [`Thresholds::anytime`].
-#[derive(Copy, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AnytimeThreshold {
-    /// The largest stated error bound that is accepted, normalised units, above 0 and below 2.
+    /// The largest stated error bound that is accepted, normalised units, above 0 and at most 2.
     pub bound: f64,
+    /// `[H, D]` row-major: the largest |quantised coefficient| of each frequency and dimension in the recorded chunks, which
+    /// the bound presupposes of what is missing.
+    pub coefficient_limits: Vec<u32>,
 }
 
 /// See [`Thresholds::denoising`].
@@ -201,8 +204,13 @@ impl Thresholds {
             return Err(invalid(&format!("[{part}]"), "given", remedy));
         }
         within("tolerance_rad", self.tolerance_rad, 0.0, core::f64::consts::PI)?;
-        if let Some(anytime) = self.anytime {
+        if let Some(anytime) = &self.anytime {
             within("anytime.bound", anytime.bound, 0.0, WIDEST_BOUND)?;
+            let (got, needed) = (anytime.coefficient_limits.len(), spec.chunk.horizon * spec.actions.dims().len());
+            if got != needed {
+                let remedy = format!("a chunk has {needed} coefficients: {REMEDY}");
+                return Err(invalid("anytime.coefficient_limits", format!("{got} numbers"), remedy));
+            }
         }
         if let Some(denoising) = self.denoising {
             let most = spec.family.denoising_steps().unwrap_or(0);

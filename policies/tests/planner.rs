@@ -139,10 +139,15 @@ fn denoising_takes_the_steps_that_fit_and_no_fewer_than_were_fitted() {
     assert!(matches!(late, Err(PolicyError::DeadlineExceeded { .. })), "{late:?}");
 }
 
+/// Wide below the fourth frequency, narrow from there on, for 16 rows of six.
+fn limits() -> Vec<u32> {
+    [vec![103; 4 * 6], vec![3; 12 * 6]].concat()
+}
+
 #[test]
 fn fast_tokens_cut_off_at_the_deadline_carry_their_bound_or_are_refused() {
     let copy = with_thresholds("pick_cube_fast", |fitted| {
-        fitted.anytime = Some(endplate_policies::AnytimeThreshold { bound: 1.9 });
+        fitted.anytime = Some(endplate_policies::AnytimeThreshold { bound: 1.9, coefficient_limits: limits() });
     });
     let bundle = open(&copy.path());
     let inputs = &golden_inputs(&bundle).unwrap()[0];
@@ -219,7 +224,9 @@ fn thresholds_of_another_graph_or_precision_or_out_of_range_are_refused_when_the
         ),
         (
             "pick_cube_fast",
-            |fitted| fitted.anytime = Some(endplate_policies::AnytimeThreshold { bound: 2.5 }),
+            |fitted| {
+                fitted.anytime = Some(endplate_policies::AnytimeThreshold { bound: 2.5, coefficient_limits: limits() })
+            },
             "anytime.bound = 2.5",
         ),
     ];

@@ -105,7 +105,7 @@ impl<T: Anytime> TokenPolicy<T> {
         let decode = Decoder::load(engine, graphs, m, 1, rules.slab)?;
         let block = rows.map(|rows| Decoder::load(engine, graphs, m, rows, rules.slab)).transpose()?;
         let rows = rows.unwrap_or(1);
-        let fitted = prefix.spec().thresholds.as_ref().and_then(|fitted| fitted.anytime);
+        let fitted = prefix.spec().thresholds.as_ref().and_then(|fitted| fitted.anytime.as_ref());
         let grippers = prefix.spec().actions.dims().iter().map(|dim| dim.kind == ActionKind::Gripper).collect();
         Ok(Self {
             decode,
