@@ -6,6 +6,7 @@ use endplate_hal::{FrameStamp, Instant};
 
 use crate::bundle::PolicySpec;
 use crate::observation::{Anchor, Epoch};
+use crate::planner::Plan;
 
 /// Wall time each stage of one inference took; for metrics only, never for control.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
@@ -26,6 +27,12 @@ pub struct Stages {
     pub constrained: u32,
     /// Decoder passes in full-stack equivalents (layers run ÷ layers), prefill apart.
     pub passes: f64,
+    /// Of these, passes that verified a block of guesses.
+    pub blocks: u32,
+    /// Of `decode`, the time those took.
+    pub in_blocks: Duration,
+    /// What was planned; `None` for a budget without end.
+    pub plan: Option<Plan>,
 }
 
 impl Stages {
@@ -135,6 +142,10 @@ impl ActionChunk {
     /// Where the time went.
     pub fn stages(&self) -> &Stages {
         &self.stages
+    }
+
+    pub(crate) fn stages_mut(&mut self) -> &mut Stages {
+        &mut self.stages
     }
 
     /// Where it comes from.

@@ -21,8 +21,10 @@ mod memory;
 mod normalisation;
 mod observation;
 mod open_loop;
+pub mod planner;
 mod policy;
 mod stopwatch;
+mod thresholds;
 
 pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
@@ -39,6 +41,10 @@ pub use observation::{Anchor, Budget, Committed, Continuation, Epoch, Moment, Ob
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop, infer_open_loop_into};
 pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
 pub use stopwatch::{EngineRun, EngineRuns};
+pub use thresholds::{
+    AnytimeThreshold, BinDistanceThreshold, DenoisingThreshold, EarlyExitThreshold, ExtrapolationThresholds,
+    ReuseThresholds, THRESHOLDS_FILE, TRIGRAMS_FILE, Thresholds, graph_digest,
+};
 
 #[cfg(feature = "ort")]
 pub use engine::ort::OrtOptions;

@@ -170,6 +170,11 @@ impl Budget<'_> {
     pub const fn unlimited(start: Instant) -> Self {
         Self { start, deadline: Instant::from_nanos(u64::MAX), clock: None }
     }
+
+    /// Whether it never runs out.
+    pub fn is_unlimited(&self) -> bool {
+        self.deadline == Instant::from_nanos(u64::MAX)
+    }
 }
 
 /// Spends a [`Budget`] stage by stage.
@@ -211,11 +216,21 @@ impl<'a> Meter<'a> {
         self.check(stage)
     }
 
-    fn check(&self, stage: Stage) -> Result<(), PolicyError> {
-        let now = match self.budget.clock {
+    /// What is left until the deadline.
+    pub(crate) fn left(&self) -> Duration {
+        let now = self.now();
+        if now < self.budget.deadline { self.budget.deadline.duration_since(now) } else { Duration::ZERO }
+    }
+
+    fn now(&self) -> Instant {
+        match self.budget.clock {
             Some(clock) => clock.now(),
             None => self.budget.start.saturating_add(self.spent),
-        };
+        }
+    }
+
+    fn check(&self, stage: Stage) -> Result<(), PolicyError> {
+        let now = self.now();
         if now > self.budget.deadline {
             return Err(PolicyError::DeadlineExceeded {
                 stage,

@@ -10,6 +10,7 @@ use crate::chunk::ActionChunk;
 use crate::engine::EngineError;
 use crate::kv::KvError;
 use crate::observation::{Budget, Committed, Epoch, Observation};
+use crate::planner::{Impossible, Plan, Work};
 
 /// Why a policy stopped thinking.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +20,12 @@ pub enum StopReason {
     Complete,
     /// Guesses were taken unverified after as many passes as were allowed.
     EarlyExit,
+    /// Time was up: the chunk is what the tokens so far say, within a stated bound.
+    Deadline,
+    /// The model was not asked: the chunk before goes on.
+    Reused,
+    /// The model was not asked: the motion so far is continued in a straight line.
+    Extrapolated,
 }
 
 impl StopReason {
@@ -27,6 +34,9 @@ impl StopReason {
         match self {
             Self::Complete => "complete",
             Self::EarlyExit => "early_exit",
+            Self::Deadline => "deadline",
+            Self::Reused => "reused",
+            Self::Extrapolated => "extrapolated",
         }
     }
 }
@@ -196,6 +206,18 @@ pub enum PolicyError {
         /// Past the deadline by.
         late: Duration,
     },
+    /// Time was up and the tokens so far say too little.
+    #[error(
+        "time was up after {tokens} tokens: an action could be off by {bound:.2} in normalised units, and at most {limit:.2} is accepted"
+    )]
+    TooVague {
+        /// Tokens generated.
+        tokens: u32,
+        /// The stated error bound.
+        bound: f64,
+        /// The largest that `thresholds.toml` accepts.
+        limit: f64,
+    },
     /// The generated tokens are not an action chunk.
     #[error("the generated tokens cannot be decoded: {0}")]
     Undecodable(#[from] DecodeError),
@@ -252,6 +274,7 @@ impl PolicyError {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
+            Self::TooVague { .. } => "too_vague",
             Self::Undecodable(_) => "undecodable",
             Self::NonFinite { .. } | Self::NonFiniteLogits { .. } => "non_finite",
             Self::OutOfRange { .. } => "out_of_range",
@@ -314,5 +337,23 @@ pub trait Policy: Send {
     /// Action token ids of the last inference, before any injected fault; empty for a policy without tokens.
     fn tokens(&self) -> &[u32] {
         &[]
+    }
+
+    /// What can be planned about an inference.
+    fn work(&self) -> Work {
+        Work::Once
+    }
+
+    /// Sets what the next inference does with its budget; a policy that [`load_policy`](crate::load_policy) returned
+    /// plans by itself where nothing was set.
+    fn set_plan(&mut self, _plan: Plan) {}
+
+    /// Refuses a budget that no answer can meet at the costs measured so far, by the golden samples if by nothing else:
+    /// for whoever activates a robot in real time.
+    ///
+    /// # Errors
+    /// [`Impossible`], with the figures.
+    fn check_budget(&self, _budget: Duration) -> Result<(), Impossible> {
+        Ok(())
     }
 }

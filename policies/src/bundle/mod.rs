@@ -32,6 +32,7 @@ pub use source::BundleSource;
 pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Quantisation, Tolerance, Training};
 
 use crate::decoding::{Decoding, DecodingError};
+use crate::thresholds::{THRESHOLDS_FILE, Thresholds};
 
 /// The file that describes the bundle.
 pub const POLICY_FILE: &str = "policy.toml";
@@ -128,7 +129,7 @@ impl Bundle {
         let digest = sha256_hex(&text);
         let text = String::from_utf8(text)
             .map_err(|error| BundleError::Parse { file: POLICY_FILE.to_owned(), message: error.to_string() })?;
-        let spec = PolicySpec::from_toml_str(&text)?;
+        let mut spec = PolicySpec::from_toml_str(&text)?;
         if let Some(file) =
             source.list()?.into_iter().find(|path| path != POLICY_FILE && !spec.files.contains_key(path))
         {
@@ -143,6 +144,11 @@ impl Bundle {
             }
             files.insert(path.clone(), Arc::from(bytes));
         }
+        if let Some(bytes) = files.get(THRESHOLDS_FILE) {
+            let text = String::from_utf8_lossy(bytes);
+            spec.thresholds = Some(Thresholds::from_toml_str(&text, &spec)?);
+        }
+        spec.family.resolve_decoding(spec.thresholds.as_ref())?;
         Ok(Self { source, spec, digest, files })
     }
 
@@ -161,7 +167,7 @@ impl Bundle {
     /// # Errors
     /// [`DecodingError`] when the family or the bundle's graphs cannot be decoded so.
     pub fn set_decoding(&mut self, decoding: Decoding) -> Result<(), DecodingError> {
-        self.spec.family.set_decoding(decoding)
+        self.spec.family.set_decoding(decoding.resolved(self.spec.thresholds.as_ref())?)
     }
 
     /// SHA-256 of `policy.toml`, lower-case hex: through the digests in it, of the whole bundle.

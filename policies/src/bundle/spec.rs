@@ -12,6 +12,7 @@ use crate::action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpol
 use crate::engine::Provider;
 use crate::image::{CameraSlot, Pad, Resize};
 use crate::normalisation::Normalisation;
+use crate::thresholds::Thresholds;
 
 /// The format this build reads.
 const FORMAT: u32 = 1;
@@ -169,6 +170,8 @@ pub struct PolicySpec {
     pub handover: Option<String>,
     /// What quantising changed; empty for a bundle that was not quantised, or by an older exporter.
     pub quantisation: Vec<Quantisation>,
+    /// `thresholds.toml`, if the bundle has one.
+    pub thresholds: Option<Thresholds>,
     /// Where the weights came from, if it is known.
     pub training: Option<Training>,
 }
@@ -316,6 +319,7 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         costs,
         handover: raw.handover.map(|handover| handover.mode),
         quantisation: raw.quantisation.into_iter().map(checked_quantisation).collect::<Result<_, _>>()?,
+        thresholds: None,
         training: raw.training.map(|t| Training {
             script: t.script,
             seed: t.seed,

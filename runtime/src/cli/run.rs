@@ -2,6 +2,7 @@
 
 use super::bundle::{PolicyArguments, open_robot, require_fit};
 use super::error::{CliError, write};
+use super::feasibility::require_time;
 use super::report::RunReport;
 #[cfg(feature = "sim")]
 use super::simulation;
@@ -180,6 +181,7 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
     #[cfg(feature = "zenoh")]
     if arguments.node.wire.transport.is_some() {
         let (bundle, loaded) = arguments.policy.load()?;
+        require_time(&loaded, &robot)?;
         return super::node::run(arguments, &robot, &bundle, loaded);
     }
     let is_real = is_real(&robot);
@@ -192,6 +194,9 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
     }
     let (bundle, loaded) = arguments.policy.load()?;
     require_fit(&bundle, &robot)?;
+    if is_real || arguments.realtime || arguments.episodes.is_none() {
+        require_time(&loaded, &robot)?;
+    }
     #[cfg(feature = "serial")]
     if is_real {
         return super::real::run(arguments, &robot, &bundle, loaded);
