@@ -348,6 +348,10 @@ pub trait Policy: Send {
     /// plans by itself where nothing was set.
     fn set_plan(&mut self, _plan: Plan) {}
 
+    /// The machine runs at another speed than before: costs measured so far count `factor` times, until new ones are
+    /// measured. Larger than 1 for a slower machine.
+    fn rescale_costs(&mut self, _factor: f64) {}
+
     /// Refuses a budget that no answer can meet at the costs measured so far, by the golden samples if by nothing else:
     /// for whoever activates a robot in real time.
     ///

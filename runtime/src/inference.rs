@@ -34,6 +34,8 @@ pub struct InferenceCounts {
     pub passes: f64,
     /// Of these, passes that verified a block of guesses.
     pub blocks: u64,
+    /// Times the machine changed its speed and costs were taken to change with it.
+    pub replanned: u64,
     /// What was planned.
     pub plans: PlanCounts,
     /// The largest error bound of an answer that was cut off, normalised units.
@@ -72,6 +74,7 @@ impl InferenceCounts {
             constrained: 0,
             passes: 0.0,
             blocks: 0,
+            replanned: 0,
             plans: PlanCounts::default(),
             error_bound: 0.0,
             stop_reasons: BTreeMap::new(),
@@ -139,6 +142,12 @@ impl InferenceLoop {
         self.epoch = epoch;
         self.refused_in_a_row = 0;
         self.policy.reset(epoch);
+    }
+
+    /// The machine takes `factor` times as long as before; the next inferences are planned accordingly.
+    pub fn rescale_costs(&mut self, factor: f64) {
+        self.counts.replanned += 1;
+        self.policy.rescale_costs(factor);
     }
 
     /// How answers continue the chunk being played.

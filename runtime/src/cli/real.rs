@@ -94,6 +94,7 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
     let plan = FaultPlan::new(Vec::new());
     let mut looks_at_rest = 0;
     let (stamps, heartbeat, mut onlooker) = supervision.split();
+    let orders = Orders::default();
     let rights = realtime::run(
         realtime::Realtime {
             clock: &*clock,
@@ -106,7 +107,7 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
             faults: &plan,
             instructions: &[],
             estop: stop.flag(),
-            orders: &Orders::default(),
+            orders: &orders,
             lateness: &mut lateness,
             heartbeat: &heartbeat,
             stamps,
@@ -117,6 +118,9 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
         |now, sight| {
             let tick = sight.tick.as_ref();
             onlooker.look(&*clock, 0, tick);
+            if let Some(line) = onlooker.look_at_speed(now, &orders) {
+                eprintln!("{line}");
+            }
             while let Ok(event) = events.pop() {
                 eprintln!("{}", event_text(event.now.duration_since(begin).as_secs_f64(), &event));
             }

@@ -66,6 +66,8 @@ pub struct InferenceReport {
     actions_per_compute_s: f64,
     blocks_per_chunk: f64,
     plans: PlanCounts,
+    /// Times the machine changed its speed, and plans with it.
+    replanned: u64,
     /// Of answers that were cut off, normalised units.
     largest_error_bound: f64,
     stop_reasons: BTreeMap<String, u64>,
@@ -189,6 +191,7 @@ impl RunReport {
                 actions_per_compute_s: if compute_s > 0.0 { rows / compute_s } else { 0.0 },
                 blocks_per_chunk: per_chunk(inference.blocks as f64),
                 plans: inference.plans,
+                replanned: inference.replanned,
                 largest_error_bound: inference.error_bound,
                 stop_reasons: inference.stop_reasons.clone(),
                 last_refusal: inference.last_refusal.clone(),

@@ -617,6 +617,7 @@ impl<'a> Bench<'a> {
         let tape = &mut self.recorder;
         let mut plant = |now| world.advance_to(now);
         let (stamps, heartbeat, mut onlooker) = self.supervision.split();
+        let orders = Orders::default();
         let rights = realtime::run(
             realtime::Realtime {
                 clock,
@@ -629,7 +630,7 @@ impl<'a> Bench<'a> {
                 faults: &self.faults,
                 instructions: std::slice::from_ref(&plan.changed),
                 estop: stop.flag(),
-                orders: &Orders::default(),
+                orders: &orders,
                 lateness: &mut self.lateness,
                 heartbeat: &heartbeat,
                 stamps,
@@ -640,6 +641,9 @@ impl<'a> Bench<'a> {
             |now, sight| {
                 let tick = sight.tick.as_ref();
                 onlooker.look(clock, index, tick);
+                if let Some(line) = onlooker.look_at_speed(now, &orders) {
+                    view.line(&line);
+                }
                 let Some(tick) = tick.inspect(|_| tape.pump(view)) else { return Flow::Continue };
                 let flow = watcher.look(now, start, tick, &self.world, view, events, saver.as_mut(), index);
                 match stop.is_asked() {

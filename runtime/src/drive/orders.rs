@@ -7,7 +7,7 @@ use crate::control::{ControlLoop, LifecycleError};
 use core::time::Duration;
 use endplate_hal::Instant;
 use endplate_policies::Epoch;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Set in an epoch while the robot stands still: no chunk is of it, so the arm decelerates and holds.
@@ -53,6 +53,8 @@ pub struct Orders {
     estop: AtomicBool,
     instruction: Mutex<Option<String>>,
     has_instruction: AtomicBool,
+    /// Bits of the factor by which the machine has become slower since the inference thread last looked.
+    slowdown: AtomicU64,
     /// One who orders at a time waits here for what became of it.
     outcomes: Mutex<rtrb::Consumer<Outcome>>,
     /// The control thread's end until that thread starts.
@@ -68,6 +70,7 @@ impl Default for Orders {
             estop: AtomicBool::new(false),
             instruction: Mutex::new(None),
             has_instruction: AtomicBool::new(false),
+            slowdown: AtomicU64::new(1f64.to_bits()),
             outcomes: Mutex::new(outcomes),
             end: Mutex::new(Some(end)),
         }
@@ -117,6 +120,19 @@ impl Orders {
         self.has_instruction.store(true, Ordering::Release);
     }
 
+    /// The machine takes `factor` times as long as before: the next inference is planned accordingly.
+    pub fn slow_down(&self, factor: f64) {
+        let more = |bits: u64| Some((f64::from_bits(bits) * factor).to_bits());
+        // The closure always answers.
+        let _ = self.slowdown.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+    }
+
+    /// How many times longer everything takes than at the last call, for the inference thread.
+    pub(super) fn take_slowdown(&self) -> Option<f64> {
+        let factor = f64::from_bits(self.slowdown.swap(1f64.to_bits(), Ordering::AcqRel));
+        (factor != 1.0).then_some(factor)
+    }
+
     /// The instruction given since the last call, for the inference thread.
     pub(super) fn take_instruction(&self) -> Option<String> {
         let is_new = self.has_instruction.swap(false, Ordering::AcqRel);
@@ -164,5 +180,34 @@ impl OrdersEnd<'_> {
 impl Drop for OrdersEnd<'_> {
     fn drop(&mut self) {
         *lock(&self.orders.end) = self.outcomes.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slowdowns_gather_until_they_are_taken() {
+        let orders = Orders::default();
+        assert_eq!(orders.take_slowdown(), None);
+        orders.slow_down(2.0);
+        orders.slow_down(1.5);
+        assert_eq!(orders.take_slowdown(), Some(3.0));
+        assert_eq!(orders.take_slowdown(), None);
+    }
+
+    #[test]
+    fn one_run_at_a_time_takes_orders_and_an_order_nobody_carries_out_is_withdrawn() {
+        let orders = Orders::default();
+        let end = orders.end();
+        assert!(end.is_some() && orders.end().is_none());
+        drop(end);
+        let end = orders.end().unwrap();
+        assert_eq!(orders.change(Change::Activate, Duration::from_millis(5)), None);
+        assert_eq!(end.orders.change.load(Ordering::Acquire), 0);
+        assert_eq!(end.epoch(Epoch(7)), Epoch(7));
+        orders.stand(true);
+        assert!(end.epoch(Epoch(7)) > Epoch(7) && orders.is_standing());
     }
 }

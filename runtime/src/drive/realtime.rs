@@ -155,6 +155,9 @@ impl InferenceThread<'_> {
                 changes += 1;
                 instruct(inference, next, shared);
             }
+            if let Some(factor) = orders.take_slowdown() {
+                inference.rescale_costs(factor);
+            }
             if let Some(instruction) = orders.take_instruction() {
                 instruct(inference, &instruction, shared);
             }

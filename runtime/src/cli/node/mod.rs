@@ -149,6 +149,9 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
         &spec.control,
         |now, sight| {
             onlooker.look(&*clock, 0, sight.tick.as_ref());
+            if let Some(line) = onlooker.look_at_speed(now, &orders) {
+                eprintln!("{line}");
+            }
             owner.look(now, sight)
         },
     );
