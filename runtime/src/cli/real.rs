@@ -1,5 +1,6 @@
 //! A policy on hardware: arms on servo buses, cameras of this machine, until it is interrupted.
 
+use super::bundle::bound;
 use super::devices::{describe, open_arms};
 use super::error::CliError;
 use super::report::{RunFacts, RunReport};
@@ -26,7 +27,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
         return Err(CliError::Input("--episodes: episodes are for simulated robots".to_owned()));
     }
     refuse_foreign(arguments, bundle, "a robot on hardware", true)?;
-    let (engine, policy) = (loaded.engine.clone(), loaded.policy);
+    let (engine, policy) = (loaded.engine.clone(), bound(loaded.policy, robot)?);
     policy.check_instruction(instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
     let monotonic = Arc::new(MonotonicClock::new());
     let clock: Arc<dyn Clock> = Arc::clone(&monotonic) as _;
@@ -52,7 +53,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     )?;
     let reporters = arms.reporters;
     let rules = PlayRules {
-        interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
+        interpolation: policy.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
         execute_rows: bundle.spec().chunk.execute_rows,
         max_age: spec.control.max_chunk_age,
     };

@@ -1,5 +1,6 @@
 //! Episodes on the simulated robot, in simulated time or on the real clock.
 
+use super::bundle::bound;
 use super::error::{CliError, read_text, write};
 use super::frames::FrameSaver;
 use super::report::{Episode, INTERRUPTED, RunFacts, RunReport};
@@ -368,7 +369,7 @@ impl<'a> Bench<'a> {
         loaded: Loaded,
         view: View,
     ) -> Result<Self, CliError> {
-        let policy = loaded.policy;
+        let policy = bound(loaded.policy, robot)?;
         if let Some(instruction) = &arguments.instruction {
             policy
                 .check_instruction(instruction)
@@ -392,12 +393,12 @@ impl<'a> Bench<'a> {
         let boxed: Vec<Box<dyn Camera>> = world.cameras().into_iter().map(|camera| Box::new(camera) as _).collect();
         let (cameras, bank, watch) = camera_loops(boxed, arguments.images == Images::Black);
         let rules = PlayRules {
-            interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
+            interpolation: policy.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
             execute_rows: bundle.spec().chunk.execute_rows,
             max_age: spec.control.max_chunk_age,
         };
         let handover = handover(arguments, bundle)?;
-        let blending: Vec<Blending> = bundle.spec().actions.dims().iter().map(|dim| dim.blending).collect();
+        let blending: Vec<Blending> = policy.spec().actions.dims().iter().map(|dim| dim.blending).collect();
         let clock = Arc::new(MonotonicClock::new());
         let on_real_clock = arguments.realtime || arguments.episodes.is_none();
         let (arms, buses) = Buses::open(&spec, &world, &clock, on_real_clock)?;

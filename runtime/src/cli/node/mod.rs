@@ -4,7 +4,7 @@ pub mod episodes;
 mod owner;
 pub mod signalled;
 
-use super::bundle::require_fit;
+use super::bundle::{bound, require_fit};
 use super::error::CliError;
 use super::report::{Episode, RunFacts, RunReport};
 use super::run::{RunArguments, publish_report, refuse_foreign};
@@ -86,11 +86,9 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     let Opened { transport, ros, .. } = node.wire.open("endplate", SessionMode::Peer)?;
     let clock: Arc<MonotonicClock> = Arc::new(MonotonicClock::new());
     let instruction = starting_instruction(arguments, &ros)?;
+    let (engine, policy) = (loaded.engine, bound(loaded.policy, robot)?);
     if !instruction.is_empty() {
-        loaded
-            .policy
-            .check_instruction(&instruction)
-            .map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
+        policy.check_instruction(&instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
     }
     let parameters = parameters(bundle, &spec, &instruction);
     let (server, inbox) = NodeServer::start(&*transport, parameters).map_err(CliError::failed)?;
@@ -110,15 +108,13 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     let (cameras, camera_links) = connect_cameras(&*transport, node, &spec, &arm_link, &shared_clock)?;
     let (mut loops, mut bank, watch) = camera_loops(cameras, false);
     let rules = PlayRules {
-        interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
+        interpolation: policy.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
         execute_rows: bundle.spec().chunk.execute_rows,
         max_age: spec.control.max_chunk_age,
     };
     let arms = Robot::new(vec![Box::new(arm)]).map_err(CliError::failed)?;
     let mut control = ControlLoop::new(spec.clone(), arms, rules).map_err(CliError::failed)?;
-    let engine = loaded.engine.clone();
-    let mut inference =
-        InferenceLoop::new(loaded.policy, &instruction, spec.control.deadline, spec.control.state_max_age);
+    let mut inference = InferenceLoop::new(policy, &instruction, spec.control.deadline, spec.control.state_max_age);
     inference.instruct(&instruction, Epoch(1));
     let orders = Orders::default();
     let mut lateness = Samples::with_capacity(1 << 20);
