@@ -242,6 +242,11 @@ impl InferenceLoop {
         frames: &[Frame],
         clock: Option<&dyn Clock>,
     ) -> Result<StopReason, Refusal> {
+        if !self.policy.spec().actions.commands_joints() {
+            // Poses are no joints: a policy that was not bound to a robot never moves one.
+            let message = "the policy moves the tool and was not bound to this robot's kinematics";
+            return Err(Refusal { cause: Cause::PolicyFailed, message: message.to_owned(), of_policy: true });
+        }
         let rules = &self.policy.spec().chunk;
         let oldest = frames.iter().map(|frame| frame.captured).min().unwrap_or(now);
         let newest = frames.iter().map(|frame| frame.captured).max().unwrap_or(now);
@@ -329,9 +334,10 @@ impl Refusal {
     fn policy(error: &PolicyError) -> Self {
         let cause = match error {
             PolicyError::DeadlineExceeded { .. } | PolicyError::TooVague { .. } => Cause::BudgetExceeded,
-            PolicyError::Undecodable(_) | PolicyError::NonFinite { .. } | PolicyError::OutOfRange { .. } => {
-                Cause::OutputRefused
-            }
+            PolicyError::Undecodable(_)
+            | PolicyError::NonFinite { .. }
+            | PolicyError::OutOfRange { .. }
+            | PolicyError::Kinematics { .. } => Cause::OutputRefused,
             _ => Cause::PolicyFailed,
         };
         Self { cause, message: format!("{}: {error}", error.kind()), of_policy: true }

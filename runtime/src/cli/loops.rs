@@ -1,5 +1,6 @@
 //! The two loops of a robot and a policy, the same wherever they run: simulated, on hardware, over topics.
 
+use super::bundle::bound;
 use super::error::CliError;
 use super::run::RunArguments;
 use endplate_hal::{Robot, RobotSpec};
@@ -47,7 +48,9 @@ pub fn loops(
     policy: Box<dyn Policy>,
     arms: Robot,
 ) -> Result<(ControlLoop, InferenceLoop), CliError> {
-    let dims = bundle.spec().actions.dims();
+    // In joints from here on, whatever the policy's own actions are.
+    let policy = bound(policy, spec)?;
+    let dims = policy.spec().actions.dims().to_vec();
     let rules = PlayRules {
         interpolation: dims.iter().map(|dim| dim.interpolation).collect(),
         execute_rows: bundle.spec().chunk.execute_rows,

@@ -83,11 +83,9 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     let Opened { transport, ros, .. } = node.wire.open("endplate", SessionMode::Peer)?;
     let clock: Arc<MonotonicClock> = Arc::new(MonotonicClock::new());
     let instruction = starting_instruction(arguments, &ros)?;
+    let (engine, policy) = (loaded.engine, loaded.policy);
     if !instruction.is_empty() {
-        loaded
-            .policy
-            .check_instruction(&instruction)
-            .map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
+        policy.check_instruction(&instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
     }
     let parameters = parameters(bundle, &spec, &instruction);
     let (server, inbox) = NodeServer::start(&*transport, parameters).map_err(CliError::failed)?;
@@ -107,8 +105,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     let (cameras, camera_links) = connect_cameras(&*transport, node, &spec, &arm_link, &shared_clock)?;
     let (mut camera_threads, mut bank, watch) = camera_loops(cameras, false);
     let arms = Robot::new(vec![Box::new(arm)]).map_err(CliError::failed)?;
-    let engine = loaded.engine.clone();
-    let (mut control, mut inference) = loops(arguments, &spec, bundle, loaded.policy, arms)?;
+    let (mut control, mut inference) = loops(arguments, &spec, bundle, policy, arms)?;
     inference.instruct(&instruction, Epoch(1));
     let orders = Orders::default();
     let mut lateness = Samples::with_capacity(1 << 20);
