@@ -114,6 +114,17 @@ impl ActionChunk {
         self.rows.get(index * self.dims..(index + 1) * self.dims)
     }
 
+    /// The row at a place between rows, linearly between its neighbours, into `[D]`; at the ends the first or last row.
+    pub(crate) fn row_at(&self, place: f64, into: &mut [f64]) {
+        let place = place.clamp(0.0, self.horizon.saturating_sub(1) as f64);
+        let (below, part) = (place.floor() as usize, place.fract());
+        if let (Some(from), Some(to)) = (self.row(below), self.row(below + usize::from(part > 0.0))) {
+            for ((value, from), to) in into.iter_mut().zip(from).zip(to) {
+                *value = from + (to - from) * part;
+            }
+        }
+    }
+
     /// `[H, D]` row-major, for a policy to fill.
     pub fn rows_mut(&mut self) -> &mut [f64] {
         &mut self.rows

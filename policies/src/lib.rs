@@ -25,6 +25,7 @@ mod observation;
 mod open_loop;
 pub mod planner;
 mod policy;
+pub mod skipping;
 mod stopwatch;
 mod thresholds;
 
@@ -32,7 +33,7 @@ pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolati
 pub use bind::bind;
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
 pub use chunk::{ActionChunk, Stages, Trace};
-pub use decoding::{Decoding, DecodingError};
+pub use decoding::{Decoding, DecodingError, NoTrigrams, Trigrams};
 pub use end_effector::{Component, PoseFrame};
 pub use image::{CameraSlot, ImageLoader, Pad, Resize};
 pub use load::{
@@ -44,6 +45,7 @@ pub use normalisation::Normalisation;
 pub use observation::{Anchor, Budget, Committed, Continuation, Epoch, Moment, Observation};
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop, infer_open_loop_into};
 pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
+pub use skipping::{Skipping, SkippingError};
 pub use stopwatch::{EngineRun, EngineRuns};
 pub use thresholds::{
     AnytimeThreshold, BinDistanceThreshold, DenoisingThreshold, EarlyExitThreshold, ExtrapolationThresholds,

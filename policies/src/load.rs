@@ -19,6 +19,7 @@ use crate::observation::Epoch;
 use crate::open_loop::{OpenLoopInputs, infer_open_loop};
 use crate::planner::{Plan, Planned, Work};
 use crate::policy::{Policy, PolicyError};
+use crate::skipping::Skipped;
 use crate::stopwatch::{self, EngineRuns};
 
 /// The engine to run a policy on.
@@ -254,7 +255,7 @@ fn load_on(bundle: &Bundle, engine: &dyn Engine) -> Result<Loaded, LoadError> {
     }
     let precision = spec.precision.name();
     let engine = EngineInfo { name, version, library, providers, placements, skipped, precision };
-    let policy: Box<dyn Policy> = Box::new(Planned::new(policy, &replayed));
+    let policy = Skipped::around(Box::new(Planned::new(policy, &replayed)));
     Ok(Loaded { policy, engine, golden })
 }
 

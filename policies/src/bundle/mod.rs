@@ -33,6 +33,7 @@ pub use source::BundleSource;
 pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Quantisation, Tolerance, Training};
 
 use crate::decoding::{Decoding, DecodingError};
+use crate::skipping::{Skipping, SkippingError};
 use crate::thresholds::{THRESHOLDS_FILE, Thresholds};
 
 /// The file that describes the bundle.
@@ -150,6 +151,7 @@ impl Bundle {
             spec.thresholds = Some(Thresholds::from_toml_str(&text, &spec)?);
         }
         spec.family.resolve_decoding(spec.thresholds.as_ref())?;
+        spec.skipping.check(&spec).map_err(|error| error.in_bundle(spec.skipping.name()))?;
         Ok(Self { source, spec, digest, files })
     }
 
@@ -169,6 +171,16 @@ impl Bundle {
     /// [`DecodingError`] when the family or the bundle's graphs cannot be decoded so.
     pub fn set_decoding(&mut self, decoding: Decoding) -> Result<(), DecodingError> {
         self.spec.family.set_decoding(decoding.resolved(self.spec.thresholds.as_ref())?)
+    }
+
+    /// Chooses another way of skipping calls than `policy.toml` does, before the policy is loaded.
+    ///
+    /// # Errors
+    /// [`SkippingError`] where nothing was fitted for it.
+    pub fn set_skipping(&mut self, skipping: Skipping) -> Result<(), SkippingError> {
+        skipping.check(&self.spec)?;
+        self.spec.skipping = skipping;
+        Ok(())
     }
 
     /// SHA-256 of `policy.toml`, lower-case hex: through the digests in it, of the whole bundle.

@@ -57,7 +57,15 @@ pub(super) struct RawPolicy {
     #[serde(default)]
     pub handover: Option<RawHandover>,
     #[serde(default)]
+    pub skipping: Option<RawSkipping>,
+    #[serde(default)]
     pub training: Option<RawTraining>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSkipping {
+    pub technique: String,
 }
 
 #[derive(Deserialize)]

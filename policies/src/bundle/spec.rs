@@ -13,6 +13,7 @@ use crate::action_space::{ActionSpace, StateDim};
 use crate::engine::Provider;
 use crate::image::{CameraSlot, Pad, Resize};
 use crate::normalisation::Normalisation;
+use crate::skipping::{Skipping, SkippingError};
 use crate::thresholds::Thresholds;
 
 /// The format this build reads.
@@ -173,6 +174,8 @@ pub struct PolicySpec {
     pub quantisation: Vec<Quantisation>,
     /// `thresholds.toml`, if the bundle has one.
     pub thresholds: Option<Thresholds>,
+    /// When the model is not asked.
+    pub skipping: Skipping,
     /// Where the weights came from, if it is known.
     pub training: Option<Training>,
 }
@@ -305,6 +308,10 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         handover: raw.handover.map(|handover| handover.mode),
         quantisation: raw.quantisation.into_iter().map(checked_quantisation).collect::<Result<_, _>>()?,
         thresholds: None,
+        skipping: match raw.skipping {
+            None => Skipping::Off,
+            Some(raw) => raw.technique.parse().map_err(|error: SkippingError| error.in_bundle(&raw.technique))?,
+        },
         training: raw.training.map(|t| Training {
             script: t.script,
             seed: t.seed,

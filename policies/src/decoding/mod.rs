@@ -7,7 +7,8 @@
 //! computes a row of a block as it computes a row alone); guesses only decide how many passes it takes.
 //!
 //! - `previous`: the chunk answered before, shifted by the time passed, turned back into tokens.
-//! - `trigram`: what followed the same two tokens before (ADED), learned while running, forgotten with the epoch.
+//! - `trigram`: what followed the same two tokens before (ADED): the bundle's table, if it has one, and what is learned while
+//!   running, which is forgotten with the epoch.
 //! - `jacobi`: answers behind the first difference are the next pass's guesses (Jacobi decoding: Santilli et al., arXiv
 //!   2305.10427; PD-VLA, arXiv 2503.02310, over a causal block, so that it ends with the greedy tokens).
 //!
@@ -26,6 +27,7 @@ use core::str::FromStr;
 
 pub(crate) use acceptance::Acceptance;
 pub(crate) use drafts::Drafter;
+pub use trigram::{NoTrigrams, Trigrams};
 
 use crate::bundle::{BundleError, FamilySpec, POLICY_FILE};
 use crate::thresholds::{THRESHOLDS_FILE, Thresholds};

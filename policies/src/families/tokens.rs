@@ -17,12 +17,13 @@ use super::{Graphs, Inspect, Lap};
 use crate::action_space::{ActionKind, NormalisedRows};
 use crate::bundle::{FamilySpec, PolicySpec, Strategy, TokenSpec};
 use crate::chunk::{ActionChunk, Stages};
-use crate::decoding::{Acceptance, Drafter};
+use crate::decoding::{Acceptance, Drafter, Trigrams};
 use crate::engine::{Engine, EngineError};
 use crate::load::LoadError;
 use crate::observation::{Budget, Committed, Continuation, Epoch, Meter, Observation};
 use crate::planner::{Plan, Work};
 use crate::policy::{OutputFault, Policy, PolicyError, Stage, StopReason};
+use crate::thresholds::TRIGRAMS_FILE;
 
 /// An action tokenizer whose beginnings may say something.
 pub(crate) trait Anytime: ActionTokenizer {
@@ -107,6 +108,11 @@ impl<T: Anytime> TokenPolicy<T> {
         let decode = Decoder::load(engine, graphs, m, 1, rules.slab)?;
         let block = rows.map(|rows| Decoder::load(engine, graphs, m, rows, rules.slab)).transpose()?;
         let rows = rows.unwrap_or(1);
+        let seeded = match graphs.optional(TRIGRAMS_FILE).filter(|_| rules.decoding.trigram) {
+            None => Trigrams::default(),
+            Some(bytes) => Trigrams::from_bytes(bytes)
+                .map_err(|error| LoadError::Tokenizer { file: TRIGRAMS_FILE, message: error.to_string() })?,
+        };
         let fitted = prefix.spec().thresholds.as_ref().and_then(|fitted| fitted.anytime.as_ref());
         let grippers = prefix.spec().actions.dims().iter().map(|dim| dim.kind == ActionKind::Gripper).collect();
         Ok(Self {
@@ -116,7 +122,7 @@ impl<T: Anytime> TokenPolicy<T> {
             anytime_bound: fitted.map(|anytime| anytime.bound),
             guesses: Vec::with_capacity(rows),
             forced: Vec::with_capacity(rules.max_tokens),
-            drafter: Drafter::new(rules.decoding, rules.max_tokens, row),
+            drafter: Drafter::new(rules.decoding, rules.max_tokens, row, seeded),
             acceptance: rules
                 .decoding
                 .bin_distance
@@ -149,13 +155,7 @@ impl<T: Anytime> TokenPolicy<T> {
         let dims = last.dims();
         let mut rows = vec![0.0; last.rows().len()];
         for (index, row) in rows.chunks_exact_mut(dims).enumerate() {
-            let at = (index as f64 + shift).min((last.horizon() - 1) as f64);
-            let (below, part) = (at.floor() as usize, at.fract());
-            if let (Some(from), Some(to)) = (last.row(below), last.row(below + usize::from(part > 0.0))) {
-                for ((value, from), to) in row.iter_mut().zip(from).zip(to) {
-                    *value = from + (to - from) * part;
-                }
-            }
+            last.row_at(index as f64 + shift, row);
         }
         let values: Vec<f64> = self.prefix.spec().actions.normalised(&rows, &observation.state.position_rad).collect();
         // A chunk that cannot be said in tokens from here is no guess: `encode` leaves none, and nothing is lost.

@@ -9,7 +9,7 @@ use endplate_policies::OrtOptions;
 #[cfg(feature = "ort")]
 use endplate_policies::engine::{EngineFile, ProviderList};
 use endplate_policies::{
-    Bundle, BundleSource, Decoding, EngineChoice, EngineRuns, LoadError, Loaded, Policy, bind, check_robot,
+    Bundle, BundleSource, Decoding, EngineChoice, EngineRuns, LoadError, Loaded, Policy, Skipping, bind, check_robot,
     load_policy, load_policy_timed,
 };
 use include_dir::{Dir, include_dir};
@@ -43,6 +43,9 @@ pub struct PolicyArguments {
     /// `bin_distance:R` and `early_exit:N` joined with `+`.
     #[arg(long, value_name = "NAME")]
     pub decoding: Option<Decoding>,
+    /// When the model is not asked, instead of the bundle's way: `off`, `reuse` or `extrapolate`.
+    #[arg(long, value_name = "WAY")]
+    pub skipping: Option<Skipping>,
 }
 
 /// An engine by name.
@@ -70,6 +73,11 @@ impl PolicyArguments {
             bundle
                 .set_decoding(decoding)
                 .map_err(|error| CliError::Refused(format!("{source}: --decoding {decoding}: {error}")))?;
+        }
+        if let Some(skipping) = self.skipping {
+            bundle
+                .set_skipping(skipping)
+                .map_err(|error| CliError::Refused(format!("{source}: --skipping {skipping}: {error}")))?;
         }
         Ok(bundle)
     }
