@@ -50,7 +50,7 @@ impl Rig {
         };
         let mut control = ControlLoop::new(spec.clone(), Arms::new(arms).unwrap(), rules).unwrap();
         let (orders, consumer) = rtrb::RingBuffer::new(8);
-        control.set_orders(consumer);
+        control.set_operator(consumer);
         control.configure(clock.now()).unwrap();
         control.activate(clock.now(), Epoch(1)).unwrap();
         Self { control, orders, clock, spec }

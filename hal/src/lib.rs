@@ -20,7 +20,10 @@ mod time;
 pub use arm::{Arm, BusError, CommandSink, HealthFault, Robot, RobotError, Sent};
 pub use frame::{Camera, CameraError, Frame, FrameStamp};
 pub use joints::{JointState, JointVec, MAX_JOINTS, StateRing, StateRingError};
-pub use kinematics::{Chain, ChainLink, Kinematics, KinematicsError};
+pub use kinematics::{
+    Chain, ChainLink, InverseError, InverseKinematics, InverseRules, Kinematics, KinematicsError, ModelFileError,
+    ModelLink, ModelPath,
+};
 pub use safety::{
     CommandMode, HeldCause, JointCommand, JointLimits, Limit, Motion, SafeCommand, SafetyError, SafetyFilter,
     SafetyLimits, Verdict, WorkspaceBox,

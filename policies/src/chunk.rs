@@ -6,6 +6,7 @@ use endplate_hal::{FrameStamp, Instant};
 
 use crate::bundle::PolicySpec;
 use crate::observation::{Anchor, Epoch};
+use crate::planner::Plan;
 
 /// Wall time each stage of one inference took; for metrics only, never for control.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
@@ -26,6 +27,12 @@ pub struct Stages {
     pub constrained: u32,
     /// Decoder passes in full-stack equivalents (layers run ÷ layers), prefill apart.
     pub passes: f64,
+    /// Of these, passes that verified a block of guesses.
+    pub blocks: u32,
+    /// Of `decode`, the time those took.
+    pub in_blocks: Duration,
+    /// What was planned; `None` for a budget without end.
+    pub plan: Option<Plan>,
 }
 
 impl Stages {
@@ -107,6 +114,17 @@ impl ActionChunk {
         self.rows.get(index * self.dims..(index + 1) * self.dims)
     }
 
+    /// The row at a place between rows, linearly between its neighbours, into `[D]`; at the ends the first or last row.
+    pub(crate) fn row_at(&self, place: f64, into: &mut [f64]) {
+        let place = place.clamp(0.0, self.horizon.saturating_sub(1) as f64);
+        let (below, part) = (place.floor() as usize, place.fract());
+        if let (Some(from), Some(to)) = (self.row(below), self.row(below + usize::from(part > 0.0))) {
+            for ((value, from), to) in into.iter_mut().zip(from).zip(to) {
+                *value = from + (to - from) * part;
+            }
+        }
+    }
+
     /// `[H, D]` row-major, for a policy to fill.
     pub fn rows_mut(&mut self) -> &mut [f64] {
         &mut self.rows
@@ -135,6 +153,10 @@ impl ActionChunk {
     /// Where the time went.
     pub fn stages(&self) -> &Stages {
         &self.stages
+    }
+
+    pub(crate) fn stages_mut(&mut self) -> &mut Stages {
+        &mut self.stages
     }
 
     /// Where it comes from.

@@ -73,6 +73,11 @@ impl KvSlab {
         self.len
     }
 
+    /// Rows there are.
+    pub fn capacity(&self) -> usize {
+        self.shape.capacity
+    }
+
     /// Whether no row is in use.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -9,9 +9,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod action_space;
+mod bind;
 pub mod bundle;
 mod chunk;
 mod decoding;
+mod end_effector;
 pub mod engine;
 mod families;
 mod image;
@@ -21,13 +23,18 @@ mod memory;
 mod normalisation;
 mod observation;
 mod open_loop;
+pub mod planner;
 mod policy;
+pub mod skipping;
 mod stopwatch;
+mod thresholds;
 
 pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
+pub use bind::bind;
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
 pub use chunk::{ActionChunk, Stages, Trace};
-pub use decoding::{Decoding, DecodingError};
+pub use decoding::{Decoding, DecodingError, NoTrigrams, Trigrams};
+pub use end_effector::{Component, PoseFrame};
 pub use image::{CameraSlot, ImageLoader, Pad, Resize};
 pub use load::{
     Deviations, EngineChoice, EngineInfo, LoadError, Loaded, golden_inputs, load_policy, load_policy_capturing,
@@ -38,7 +45,12 @@ pub use normalisation::Normalisation;
 pub use observation::{Anchor, Budget, Committed, Continuation, Epoch, Moment, Observation};
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop, infer_open_loop_into};
 pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
+pub use skipping::{Skipping, SkippingError};
 pub use stopwatch::{EngineRun, EngineRuns};
+pub use thresholds::{
+    AnytimeThreshold, BinDistanceThreshold, DenoisingThreshold, EarlyExitThreshold, ExtrapolationThresholds,
+    ReuseThresholds, THRESHOLDS_FILE, TRIGRAMS_FILE, Thresholds, graph_digest,
+};
 
 #[cfg(feature = "ort")]
 pub use engine::ort::OrtOptions;

@@ -10,13 +10,16 @@ use std::sync::{Arc, Mutex};
 use crate::bundle::{
     Arrays, Bundle, BundleError, GOLDEN_FILE, GoldenSample, POLICY_FILE, PolicySpec, Precision, Tolerance,
 };
+use crate::chunk::Stages;
 #[cfg(feature = "ort")]
 use crate::engine::Provider;
 use crate::engine::{Captured, Capturing, Engine, EngineDescription, EngineError, Placement};
 use crate::families::{self, Inspect};
 use crate::observation::Epoch;
 use crate::open_loop::{OpenLoopInputs, infer_open_loop};
+use crate::planner::{Plan, Planned, Work};
 use crate::policy::{Policy, PolicyError};
+use crate::skipping::Skipped;
 use crate::stopwatch::{self, EngineRuns};
 
 /// The engine to run a policy on.
@@ -245,13 +248,14 @@ fn load_on(bundle: &Bundle, engine: &dyn Engine) -> Result<Loaded, LoadError> {
     let mut policy = families::load(bundle, engine)?;
     let placements = engine.placements();
     check_shares(spec, description.name, &placements)?;
-    let golden = replay_golden(bundle, &mut *policy, description.name, tolerance)?;
+    let (golden, replayed) = replay_golden(bundle, &mut *policy, description.name, tolerance)?;
     let EngineDescription { name, version, library, mut providers, skipped } = description;
     if !placements.is_empty() {
         providers.retain(|provider| placements.iter().any(|placement| placement.nodes.contains_key(provider)));
     }
     let precision = spec.precision.name();
     let engine = EngineInfo { name, version, library, providers, placements, skipped, precision };
+    let policy = Skipped::around(Box::new(Planned::new(policy, &replayed)));
     Ok(Loaded { policy, engine, golden })
 }
 
@@ -290,12 +294,18 @@ fn replay_golden(
     policy: &mut dyn Inspect,
     engine: &'static str,
     tolerance: Tolerance,
-) -> Result<Deviations, LoadError> {
+) -> Result<(Deviations, Vec<Stages>), LoadError> {
     let arrays = Arrays::from_npz(bundle.file(GOLDEN_FILE)?, GOLDEN_FILE)?;
     let mut worst = Deviations::default();
+    let mut replayed = Vec::new();
     policy.set_exact(true);
+    // Where blocks can be verified, tokens are generated one by one as well: whichever the planner chooses has proved itself.
+    let ways: &[bool] =
+        if matches!(policy.work(), Work::Tokens { drafts: true, .. }) { &[true, false] } else { &[true] };
     let probes = bundle.spec().family.probes();
-    for (sample, golden) in GoldenSample::read_all(&arrays, bundle.spec())?.iter().enumerate() {
+    let samples = GoldenSample::read_all(&arrays, bundle.spec())?;
+    for ((sample, golden), &drafts) in samples.iter().enumerate().flat_map(|of| ways.iter().map(move |way| (of, way))) {
+        policy.set_plan(Plan { drafts, ..Plan::UNLIMITED });
         let failed = |error: PolicyError| LoadError::GoldenFailed { sample, engine, error: Box::new(error) };
         let inputs = OpenLoopInputs::from_golden(golden, bundle.spec());
         // A prompt or a visual token that differs explains a later failure, so those are compared even then.
@@ -332,11 +342,13 @@ fn replay_golden(
         worst.visual = worst.visual.max(visual);
         worst.head = worst.head.max(head);
         worst.action_rad = worst.action_rad.max(action_rad);
-        worst.samples += 1;
+        worst.samples += usize::from(drafts);
+        replayed.push(*output.chunk.stages());
     }
     policy.set_exact(false);
+    policy.set_plan(Plan::UNLIMITED);
     policy.reset(Epoch::default());
-    Ok(worst)
+    Ok((worst, replayed))
 }
 
 /// The largest absolute difference; infinite for different lengths or a value that is not finite.

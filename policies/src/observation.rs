@@ -100,7 +100,8 @@ pub enum Continuation {
         /// Largest guidance gain β; at least the number of denoising steps, or the pull does not arrive.
         beta: f64,
     },
-    /// Training-time real-time chunking: the first `delay_rows` rows enter clean and come out as they are.
+    /// The first `delay_rows` rows are given and come out as they are: they enter clean (flow, training-time real-time
+    /// chunking), or their tokens are a prefix that decoding goes on from (bins).
     Prefix,
 }
 
@@ -124,8 +125,18 @@ impl Continuation {
             (Self::Prefix, FamilySpec::Flow(_)) => {
                 Err("the policy was not trained to continue rows (flow.max_prefix_rows = 0)".to_owned())
             }
-            (Self::Guided { .. } | Self::Prefix, family) => Err(format!(
+            (Self::Prefix, FamilySpec::Bins(_)) => Ok(()),
+            (Self::Prefix, FamilySpec::Pi0Fast(_)) => Err(
+                "every FAST token is about all rows at once, so rows cannot be given as a prefix: use `rtc`, which blends \
+                 in time"
+                    .to_owned(),
+            ),
+            (Self::Guided { .. }, family) => Err(format!(
                 "denoising is steered in the family flow only, and the policy is of the family {}",
+                family.name()
+            )),
+            (Self::Prefix, family) => Err(format!(
+                "rows are given in the families flow and bins only, and the policy is of the family {}",
                 family.name()
             )),
         }
@@ -158,6 +169,11 @@ impl Budget<'_> {
     /// A budget that never runs out.
     pub const fn unlimited(start: Instant) -> Self {
         Self { start, deadline: Instant::from_nanos(u64::MAX), clock: None }
+    }
+
+    /// Whether it never runs out.
+    pub fn is_unlimited(&self) -> bool {
+        self.deadline == Instant::from_nanos(u64::MAX)
     }
 }
 
@@ -200,11 +216,21 @@ impl<'a> Meter<'a> {
         self.check(stage)
     }
 
-    fn check(&self, stage: Stage) -> Result<(), PolicyError> {
-        let now = match self.budget.clock {
+    /// What is left until the deadline.
+    pub(crate) fn left(&self) -> Duration {
+        let now = self.now();
+        if now < self.budget.deadline { self.budget.deadline.duration_since(now) } else { Duration::ZERO }
+    }
+
+    fn now(&self) -> Instant {
+        match self.budget.clock {
             Some(clock) => clock.now(),
             None => self.budget.start.saturating_add(self.spent),
-        };
+        }
+    }
+
+    fn check(&self, stage: Stage) -> Result<(), PolicyError> {
+        let now = self.now();
         if now > self.budget.deadline {
             return Err(PolicyError::DeadlineExceeded {
                 stage,

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
+use endplate_hal::{InverseError, KinematicsError};
 use endplate_tokenizers::{DecodeError, PromptError};
 
 use crate::bundle::PolicySpec;
@@ -10,6 +11,7 @@ use crate::chunk::ActionChunk;
 use crate::engine::EngineError;
 use crate::kv::KvError;
 use crate::observation::{Budget, Committed, Epoch, Observation};
+use crate::planner::{Impossible, Plan, Work};
 
 /// Why a policy stopped thinking.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +21,12 @@ pub enum StopReason {
     Complete,
     /// Guesses were taken unverified after as many passes as were allowed.
     EarlyExit,
+    /// Time was up: the chunk is what the tokens so far say, within a stated bound.
+    Deadline,
+    /// The model was not asked: the chunk before goes on.
+    Reused,
+    /// The model was not asked: the motion so far is continued in a straight line.
+    Extrapolated,
 }
 
 impl StopReason {
@@ -27,6 +35,9 @@ impl StopReason {
         match self {
             Self::Complete => "complete",
             Self::EarlyExit => "early_exit",
+            Self::Deadline => "deadline",
+            Self::Reused => "reused",
+            Self::Extrapolated => "extrapolated",
         }
     }
 }
@@ -196,6 +207,18 @@ pub enum PolicyError {
         /// Past the deadline by.
         late: Duration,
     },
+    /// Time was up and the tokens so far say too little.
+    #[error(
+        "time was up after {tokens} tokens: an action could be off by {bound:.2} in normalised units, and at most {limit:.2} is accepted"
+    )]
+    TooVague {
+        /// Tokens generated.
+        tokens: u32,
+        /// The stated error bound.
+        bound: f64,
+        /// The largest that `thresholds.toml` accepts.
+        limit: f64,
+    },
     /// The generated tokens are not an action chunk.
     #[error("the generated tokens cannot be decoded: {0}")]
     Undecodable(#[from] DecodeError),
@@ -225,6 +248,17 @@ pub enum PolicyError {
         /// The largest magnitude believed.
         limit: f64,
     },
+    /// No joints bring the tool where a row wants it.
+    #[error("row {row}: {error}")]
+    Kinematics {
+        /// Row of the chunk.
+        row: usize,
+        /// Why, and by how much.
+        error: InverseError,
+    },
+    /// Where the tool is cannot be told from the joints.
+    #[error("the tool's pose: {0}")]
+    Pose(#[from] KinematicsError),
     /// The instruction cannot be turned into a prompt this policy knows.
     #[error("the instruction cannot be used: {0}")]
     UnknownInstruction(#[from] PromptError),
@@ -252,9 +286,11 @@ impl PolicyError {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
+            Self::TooVague { .. } => "too_vague",
             Self::Undecodable(_) => "undecodable",
             Self::NonFinite { .. } | Self::NonFiniteLogits { .. } => "non_finite",
             Self::OutOfRange { .. } => "out_of_range",
+            Self::Kinematics { .. } | Self::Pose(_) => "kinematics",
             Self::UnknownInstruction(_) => "unknown_instruction",
             Self::PromptTooLong { .. } => "prompt_too_long",
             Self::Observation(_) => "observation",
@@ -314,5 +350,27 @@ pub trait Policy: Send {
     /// Action token ids of the last inference, before any injected fault; empty for a policy without tokens.
     fn tokens(&self) -> &[u32] {
         &[]
+    }
+
+    /// What can be planned about an inference.
+    fn work(&self) -> Work {
+        Work::Once
+    }
+
+    /// Sets what the next inference does with its budget; a policy that [`load_policy`](crate::load_policy) returned
+    /// plans by itself where nothing was set.
+    fn set_plan(&mut self, _plan: Plan) {}
+
+    /// The machine runs at another speed than before: costs measured so far count `factor` times, until new ones are
+    /// measured. Larger than 1 for a slower machine.
+    fn rescale_costs(&mut self, _factor: f64) {}
+
+    /// Refuses a budget that no answer can meet at the costs measured so far, by the golden samples if by nothing else:
+    /// for whoever activates a robot in real time.
+    ///
+    /// # Errors
+    /// [`Impossible`], with the figures.
+    fn check_budget(&self, _budget: Duration) -> Result<(), Impossible> {
+        Ok(())
     }
 }

@@ -31,6 +31,8 @@ pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
 mod joint_order;
+#[cfg(any(feature = "sim", feature = "serial", feature = "zenoh"))]
+mod loops;
 #[cfg(feature = "zenoh")]
 pub mod node;
 #[cfg(feature = "serial")]

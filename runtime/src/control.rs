@@ -64,7 +64,7 @@ pub struct Inbox<'a> {
     pub chunk: Option<&'a ActionChunk>,
     /// The cameras the policy looks through, in the order of the robot description.
     pub cameras: &'a [CameraHealth],
-    /// Answers of the policy refused in a row.
+    /// Answers refused in a row before they came here; those the scheduler refuses are counted on top.
     pub refused_in_a_row: u32,
     /// The present epoch: a new one means that the instruction changed or the policy was reset.
     pub epoch: Epoch,
@@ -240,6 +240,8 @@ pub struct ControlLoop {
     active_causes: u32,
     latched: Option<Cause>,
     failed_writes: u32,
+    /// Chunks in a row that the scheduler refused for what is in them.
+    refused_offers: u32,
     torque_off_done: bool,
     newest_used: u64,
     provenance: Option<Provenance>,
@@ -281,6 +283,7 @@ impl ControlLoop {
             active_causes: 0,
             latched: None,
             failed_writes: 0,
+            refused_offers: 0,
             torque_off_done: false,
             newest_used: 0,
             provenance: None,
@@ -316,7 +319,7 @@ impl ControlLoop {
     }
 
     /// Where the operator's orders come from.
-    pub fn set_orders(&mut self, orders: rtrb::Consumer<Order>) {
+    pub fn set_operator(&mut self, orders: rtrb::Consumer<Order>) {
         self.orders = Some(orders);
     }
 
@@ -370,7 +373,8 @@ impl ControlLoop {
         self.remember(now);
         self.scheduler.reset(epoch);
         self.retimer.hold();
-        (self.active_causes, self.latched, self.failed_writes, self.torque_off_done) = (0, None, 0, false);
+        (self.active_causes, self.latched, self.torque_off_done) = (0, None, false);
+        (self.failed_writes, self.refused_offers) = (0, 0);
         (self.operation, self.pose, self.follows_from) = (Operation::Following, None, Instant::ZERO);
         self.lifecycle = Lifecycle::Active;
         Ok(())
@@ -411,7 +415,8 @@ impl ControlLoop {
             self.robot.set_torque(now, true).map_err(LifecycleError::Torque)?;
         }
         self.scheduler.reset(self.scheduler.epoch());
-        (self.latched, self.failed_writes, self.torque_off_done) = (None, 0, false);
+        (self.latched, self.torque_off_done) = (None, false);
+        (self.failed_writes, self.refused_offers) = (0, 0);
         Ok(true)
     }
 
@@ -456,6 +461,7 @@ impl ControlLoop {
         }
         if inbox.epoch != self.scheduler.epoch() {
             self.scheduler.reset(inbox.epoch);
+            self.refused_offers = 0;
             causes.note(Cause::InstructionChange, None);
         }
         self.take_orders(now);
@@ -525,12 +531,21 @@ impl ControlLoop {
             return causes.note(Cause::ChunkStale, None);
         }
         match self.scheduler.offer(now, self.motion, chunk) {
-            Ok(()) => self.waiting = Some(Provenance { trace: *chunk.trace(), scheduled: now }),
+            Ok(()) => {
+                self.waiting = Some(Provenance { trace: *chunk.trace(), scheduled: now });
+                self.refused_offers = 0;
+            }
             Err(ChunkRefusal::Epoch) => causes.note(Cause::ChunkEpoch, None),
             Err(ChunkRefusal::Stale { .. } | ChunkRefusal::Spent) => causes.note(Cause::ChunkStale, None),
-            Err(ChunkRefusal::Jump { joint }) => causes.note(Cause::OutputRefused, Some(joint)),
-            Err(ChunkRefusal::Malformed) => causes.note(Cause::OutputRefused, None),
+            Err(ChunkRefusal::Jump { joint }) => self.refuse_offer(causes, Some(joint)),
+            Err(ChunkRefusal::Malformed) => self.refuse_offer(causes, None),
         }
+    }
+
+    /// The policy took its answer for good, and it is not: as bad as one refused by the policy itself.
+    fn refuse_offer(&mut self, causes: &mut Causes, joint: Option<usize>) {
+        self.refused_offers = self.refused_offers.saturating_add(1);
+        causes.note(Cause::OutputRefused, joint);
     }
 
     /// The first reason not to follow a chunk in this period, in the order of the ladder.
@@ -568,7 +583,7 @@ impl ControlLoop {
                 return Some(Cause::CameraStale);
             }
         }
-        if inbox.refused_in_a_row >= control.refused_chunks {
+        if inbox.refused_in_a_row.saturating_add(self.refused_offers) >= control.refused_chunks {
             return Some(Cause::OutputRefused);
         }
         // After a failed write the arm may still chase an older goal: brake until a write gets through again.

@@ -10,9 +10,11 @@ use crate::metrics::{Cause, CauseCounts, Samples};
 use crate::record::{InferenceTap, Inferred};
 use core::time::Duration;
 use endplate_hal::{Clock, Frame, FrameStamp, Instant};
+use endplate_policies::planner::Work;
 use endplate_policies::{
     ActionChunk, Anchor, Budget, Epoch, Observation, OutputFault, Policy, PolicyError, PolicySpec, StopReason, Trace,
 };
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Counters of an inference loop.
@@ -30,12 +32,33 @@ pub struct InferenceCounts {
     pub constrained: u64,
     /// Decoder passes of all chunks, in full-stack equivalents.
     pub passes: f64,
+    /// Of these, passes that verified a block of guesses.
+    pub blocks: u64,
+    /// Times the machine changed its speed and costs were taken to change with it.
+    pub replanned: u64,
+    /// What was planned.
+    pub plans: PlanCounts,
+    /// The largest error bound of an answer that was cut off, normalised units.
+    pub error_bound: f64,
     /// Answers by stop reason.
     pub stop_reasons: BTreeMap<String, u64>,
     /// Refusals by cause.
     pub causes: CauseCounts,
     /// The message of the newest refusal, for the log.
     pub last_refusal: Option<String>,
+}
+
+/// What the planner chose, in answered inferences.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PlanCounts {
+    /// Inferences planned.
+    pub planned: u64,
+    /// Of these, with blocks of guesses.
+    pub drafted: u64,
+    /// With fewer denoising steps than the policy's own number.
+    pub shortened: u64,
+    /// Which did not fit their budget at worst, by the costs they were planned with.
+    pub unfit: u64,
 }
 
 /// Names of the measured stages.
@@ -50,6 +73,10 @@ impl InferenceCounts {
             tokens: 0,
             constrained: 0,
             passes: 0.0,
+            blocks: 0,
+            replanned: 0,
+            plans: PlanCounts::default(),
+            error_bound: 0.0,
             stop_reasons: BTreeMap::new(),
             causes: CauseCounts::default(),
             last_refusal: None,
@@ -115,6 +142,12 @@ impl InferenceLoop {
         self.epoch = epoch;
         self.refused_in_a_row = 0;
         self.policy.reset(epoch);
+    }
+
+    /// The machine takes `factor` times as long as before; the next inferences are planned accordingly.
+    pub fn rescale_costs(&mut self, factor: f64) {
+        self.counts.replanned += 1;
+        self.policy.rescale_costs(factor);
     }
 
     /// How answers continue the chunk being played.
@@ -209,6 +242,11 @@ impl InferenceLoop {
         frames: &[Frame],
         clock: Option<&dyn Clock>,
     ) -> Result<StopReason, Refusal> {
+        if !self.policy.spec().actions.commands_joints() {
+            // Poses are no joints: a policy that was not bound to a robot never moves one.
+            let message = "the policy moves the tool and was not bound to this robot's kinematics";
+            return Err(Refusal { cause: Cause::PolicyFailed, message: message.to_owned(), of_policy: true });
+        }
         let rules = &self.policy.spec().chunk;
         let oldest = frames.iter().map(|frame| frame.captured).min().unwrap_or(now);
         let newest = frames.iter().map(|frame| frame.captured).max().unwrap_or(now);
@@ -269,6 +307,15 @@ impl InferenceLoop {
         counts.tokens += u64::from(stages.tokens);
         counts.constrained += u64::from(stages.constrained);
         counts.passes += stages.passes;
+        counts.blocks += u64::from(stages.blocks);
+        counts.error_bound = counts.error_bound.max(self.chunk.error_bound().unwrap_or_default());
+        if let Some(plan) = stages.plan {
+            let is_short = matches!(self.policy.work(), Work::Steps { most, .. } if plan.steps < most);
+            counts.plans.planned += 1;
+            counts.plans.drafted += u64::from(plan.drafts);
+            counts.plans.shortened += u64::from(is_short);
+            counts.plans.unfit += u64::from(!plan.fits);
+        }
         *counts.stop_reasons.entry(stop.to_string()).or_default() += 1;
     }
 }
@@ -286,10 +333,11 @@ impl Refusal {
 
     fn policy(error: &PolicyError) -> Self {
         let cause = match error {
-            PolicyError::DeadlineExceeded { .. } => Cause::BudgetExceeded,
-            PolicyError::Undecodable(_) | PolicyError::NonFinite { .. } | PolicyError::OutOfRange { .. } => {
-                Cause::OutputRefused
-            }
+            PolicyError::DeadlineExceeded { .. } | PolicyError::TooVague { .. } => Cause::BudgetExceeded,
+            PolicyError::Undecodable(_)
+            | PolicyError::NonFinite { .. }
+            | PolicyError::OutOfRange { .. }
+            | PolicyError::Kinematics { .. } => Cause::OutputRefused,
             _ => Cause::PolicyFailed,
         };
         Self { cause, message: format!("{}: {error}", error.kind()), of_policy: true }

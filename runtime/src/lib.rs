@@ -31,7 +31,7 @@ pub use control::{
 };
 pub use crossing::{Reader, Writer, triple_buffer};
 pub use fault::{FaultPlan, FaultWindow, RuntimeFault};
-pub use inference::{InferenceCounts, InferenceLoop, STAGES, StepOutcome};
+pub use inference::{InferenceCounts, InferenceLoop, PlanCounts, STAGES, StepOutcome};
 pub use metrics::{
     BUDGET_STAGES, BudgetAccount, BudgetReport, Cause, CauseCounts, CommandDigest, CommandStamps, LadderCounts,
     Percentiles, Provenance, Rung, Samples, StampReader, StampWriter, Windowed, stamp_ring,

@@ -7,6 +7,7 @@ use super::raw::{RawModel, RawPolicy};
 use super::spec::{MAX_SIZE, choose, invalid};
 use super::{BundleError, POLICY_FILE};
 use crate::decoding::{Decoding, DecodingError};
+use crate::thresholds::Thresholds;
 
 /// Ids of OpenVLA's bins.
 pub(crate) const BIN_COUNT: usize = 256;
@@ -114,6 +115,26 @@ impl FamilySpec {
             Self::Pi0Fast(rules) | Self::Bins(rules) => Some(rules),
             _ => None,
         }
+    }
+
+    /// Euler steps of an inference, where the planner may take fewer.
+    pub const fn denoising_steps(&self) -> Option<usize> {
+        match self {
+            Self::Flow(rules) => Some(rules.steps),
+            _ => None,
+        }
+    }
+
+    /// Puts fitted numbers where the technique of `policy.toml` asks for them.
+    ///
+    /// # Errors
+    /// [`BundleError::Invalid`] for one that was not fitted.
+    pub(super) fn resolve_decoding(&mut self, fitted: Option<&Thresholds>) -> Result<(), BundleError> {
+        if let Self::Pi0Fast(rules) | Self::Bins(rules) = self {
+            let resolved = rules.decoding.resolved(fitted);
+            rules.decoding = resolved.map_err(|error| error.in_bundle(&rules.decoding.to_string()))?;
+        }
+        Ok(())
     }
 
     pub(super) fn set_decoding(&mut self, decoding: Decoding) -> Result<(), DecodingError> {

@@ -3,6 +3,7 @@
 //! `policy.toml` lists the SHA-256 of every other file. Opening a bundle reads each file once, compares its digest
 //! and keeps the bytes, so that what was checked is what is used. A file that is not listed is refused as well.
 
+mod dims;
 mod family;
 mod golden;
 mod prompt;
@@ -32,6 +33,8 @@ pub use source::BundleSource;
 pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Quantisation, Tolerance, Training};
 
 use crate::decoding::{Decoding, DecodingError};
+use crate::skipping::{Skipping, SkippingError};
+use crate::thresholds::{THRESHOLDS_FILE, Thresholds};
 
 /// The file that describes the bundle.
 pub const POLICY_FILE: &str = "policy.toml";
@@ -128,7 +131,7 @@ impl Bundle {
         let digest = sha256_hex(&text);
         let text = String::from_utf8(text)
             .map_err(|error| BundleError::Parse { file: POLICY_FILE.to_owned(), message: error.to_string() })?;
-        let spec = PolicySpec::from_toml_str(&text)?;
+        let mut spec = PolicySpec::from_toml_str(&text)?;
         if let Some(file) =
             source.list()?.into_iter().find(|path| path != POLICY_FILE && !spec.files.contains_key(path))
         {
@@ -143,6 +146,12 @@ impl Bundle {
             }
             files.insert(path.clone(), Arc::from(bytes));
         }
+        if let Some(bytes) = files.get(THRESHOLDS_FILE) {
+            let text = String::from_utf8_lossy(bytes);
+            spec.thresholds = Some(Thresholds::from_toml_str(&text, &spec)?);
+        }
+        spec.family.resolve_decoding(spec.thresholds.as_ref())?;
+        spec.skipping.check(&spec).map_err(|error| error.in_bundle(spec.skipping.name()))?;
         Ok(Self { source, spec, digest, files })
     }
 
@@ -161,7 +170,17 @@ impl Bundle {
     /// # Errors
     /// [`DecodingError`] when the family or the bundle's graphs cannot be decoded so.
     pub fn set_decoding(&mut self, decoding: Decoding) -> Result<(), DecodingError> {
-        self.spec.family.set_decoding(decoding)
+        self.spec.family.set_decoding(decoding.resolved(self.spec.thresholds.as_ref())?)
+    }
+
+    /// Chooses another way of skipping calls than `policy.toml` does, before the policy is loaded.
+    ///
+    /// # Errors
+    /// [`SkippingError`] where nothing was fitted for it.
+    pub fn set_skipping(&mut self, skipping: Skipping) -> Result<(), SkippingError> {
+        skipping.check(&self.spec)?;
+        self.spec.skipping = skipping;
+        Ok(())
     }
 
     /// SHA-256 of `policy.toml`, lower-case hex: through the digests in it, of the whole bundle.

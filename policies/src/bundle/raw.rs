@@ -57,7 +57,15 @@ pub(super) struct RawPolicy {
     #[serde(default)]
     pub handover: Option<RawHandover>,
     #[serde(default)]
+    pub skipping: Option<RawSkipping>,
+    #[serde(default)]
     pub training: Option<RawTraining>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSkipping {
+    pub technique: String,
 }
 
 #[derive(Deserialize)]
@@ -109,6 +117,9 @@ pub(super) struct RawNormalisation {
 pub(super) struct RawState {
     pub name: String,
     pub unit: String,
+    /// Of the tool's pose; without it the entry is a joint.
+    #[serde(default)]
+    pub component: Option<String>,
     #[serde(default)]
     pub q01: Option<f64>,
     #[serde(default)]
@@ -136,6 +147,12 @@ pub(super) struct RawAction {
     pub name: String,
     pub kind: String,
     pub unit: String,
+    /// Of the tool's pose, for the end-effector kinds.
+    #[serde(default)]
+    pub component: Option<String>,
+    /// Whose axes a difference is said in, for `ee_rel` and `ee_delta`.
+    #[serde(default)]
+    pub frame: Option<String>,
     pub interpolation: String,
     pub blending: String,
     #[serde(default)]

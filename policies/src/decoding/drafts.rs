@@ -4,7 +4,7 @@
 //! source with the best record guesses; answers of the pass before (`jacobi`) know most and always come first.
 
 use super::Decoding;
-use super::trigram::Trigrams;
+use super::trigram::{Trigrams, context};
 
 /// How much an old judgement still counts when a new one arrives.
 const MEMORY: f64 = 0.98;
@@ -39,29 +39,33 @@ pub(crate) struct Drafter {
     /// Answers of the last pass behind the first difference, by token number.
     answers: Vec<Option<u32>>,
     trigrams: Trigrams,
+    /// What they start with in every epoch.
+    seeded: Trigrams,
     previous_track: Track,
     trigram_track: Track,
 }
 
 impl Drafter {
-    /// Guesses for chunks of at most `tokens`. Time-major tokens have a `row` of that many; other tokens 1.
-    pub(crate) fn new(decoding: Decoding, tokens: usize, row: usize) -> Self {
+    /// Guesses for chunks of at most `tokens`. Time-major tokens have a `row` of that many; other tokens 1. Every epoch starts
+    /// with what is `seeded`.
+    pub(crate) fn new(decoding: Decoding, tokens: usize, row: usize, seeded: Trigrams) -> Self {
         Self {
             decoding,
             stride: row,
             previous: Vec::with_capacity(tokens),
             answers: vec![None; tokens],
-            trigrams: Trigrams::default(),
+            trigrams: seeded.clone(),
+            seeded,
             previous_track: Track::default(),
             trigram_track: Track::default(),
         }
     }
 
-    /// Forgets everything.
+    /// Forgets everything but what was learned beforehand.
     pub(crate) fn reset(&mut self) {
         self.previous.clear();
         self.answers.fill(None);
-        self.trigrams.clear();
+        self.trigrams.clone_from(&self.seeded);
         self.previous_track = Track::default();
         self.trigram_track = Track::default();
     }
@@ -106,7 +110,7 @@ impl Drafter {
             if let Some(guess) = self.by_trigrams(before) {
                 self.trigram_track.judge(guess == token);
             }
-            if let Some(context) = self.context(before) {
+            if let Some(context) = context(before, self.stride) {
                 self.trigrams.learn(context, token);
             }
         }
@@ -117,18 +121,7 @@ impl Drafter {
     }
 
     fn by_trigrams(&self, taken: &[u32]) -> Option<u32> {
-        self.trigrams.follower(self.context(taken)?).filter(|_| self.decoding.trigram)
-    }
-
-    /// The token before and the one before that; of time-major tokens, the same dimension's of the row before, with the
-    /// dimension told apart.
-    fn context(&self, taken: &[u32]) -> Option<(u32, u32)> {
-        let last = *taken.last()?;
-        if self.stride == 1 {
-            return Some((last, *taken.get(taken.len().checked_sub(2)?)?));
-        }
-        let above = *taken.get(taken.len().checked_sub(self.stride)?)?;
-        Some((above * self.stride as u32 + (taken.len() % self.stride) as u32, last))
+        self.trigrams.follower(context(taken, self.stride)?).filter(|_| self.decoding.trigram)
     }
 }
 
@@ -137,7 +130,7 @@ mod tests {
     use super::*;
 
     fn drafter(name: &str, row: usize) -> Drafter {
-        Drafter::new(name.parse().unwrap(), 8, row)
+        Drafter::new(name.parse().unwrap(), 8, row, Trigrams::default())
     }
 
     #[test]
@@ -173,6 +166,20 @@ mod tests {
         assert_eq!(drafts.guess(&[1, 2]), 3, "the chunk before was always wrong about the third");
         drafts.reset();
         assert_eq!(drafts.guess(&[1, 2]), 2, "nothing is known: the token before is repeated");
+    }
+
+    #[test]
+    fn what_was_learned_beforehand_outlives_a_reset_and_what_was_not_does_not() {
+        let mut seeded = Trigrams::default();
+        seeded.learn_chunk(&[1, 2, 3], 1);
+        let mut drafts = Drafter::new("trigram".parse().unwrap(), 8, 1, seeded);
+        assert_eq!(drafts.guess(&[1, 2]), 3);
+        for _ in 0..2 {
+            drafts.took(&[1, 2, 4]);
+        }
+        assert_eq!(drafts.guess(&[1, 2]), 4, "seen on the robot");
+        drafts.reset();
+        assert_eq!(drafts.guess(&[1, 2]), 3);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! computes a row of a block as it computes a row alone); guesses only decide how many passes it takes.
 //!
 //! - `previous`: the chunk answered before, shifted by the time passed, turned back into tokens.
-//! - `trigram`: what followed the same two tokens before (ADED), learned while running, forgotten with the epoch.
+//! - `trigram`: what followed the same two tokens before (ADED): the bundle's table, if it has one, and what is learned while
+//!   running, which is forgotten with the epoch.
 //! - `jacobi`: answers behind the first difference are the next pass's guesses (Jacobi decoding: Santilli et al., arXiv
 //!   2305.10427; PD-VLA, arXiv 2503.02310, over a causal block, so that it ends with the greedy tokens).
 //!
@@ -26,11 +27,15 @@ use core::str::FromStr;
 
 pub(crate) use acceptance::Acceptance;
 pub(crate) use drafts::Drafter;
+pub use trigram::{NoTrigrams, Trigrams};
 
 use crate::bundle::{BundleError, FamilySpec, POLICY_FILE};
+use crate::thresholds::{THRESHOLDS_FILE, Thresholds};
 
+/// Most passes before an early exit.
+pub(crate) const MAX_PASSES: u32 = 1024;
 /// Most bins a guess may be off: beyond a tenth of the range nothing is left of the policy.
-const MAX_BIN_DISTANCE: u32 = 25;
+pub(crate) const MAX_BIN_DISTANCE: u32 = 25;
 
 /// How action tokens are generated. The default, `plain`, is one token a pass.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -41,18 +46,23 @@ pub struct Decoding {
     pub trigram: bool,
     /// Guess from the answers of the pass before.
     pub jacobi: bool,
-    /// Bins a guess may be off.
+    /// Bins a guess may be off; 0 stands for the fitted number until the bundle is known.
     pub bin_distance: Option<u32>,
-    /// Passes after which guesses are taken unverified.
+    /// Passes after which guesses are taken unverified; 0 as above.
     pub early_exit: Option<u32>,
+    /// Whether blocks are verified only where the planner expects that to take less time.
+    pub planned: bool,
 }
+
+/// Stands for a fitted number in a name.
+const FITTED: u32 = 0;
 
 /// Why a way of decoding cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodingError {
     /// A word that names no technique.
     #[error(
-        "`{0}` is not a way of decoding: write `plain`, or join `previous`, `trigram`, `jacobi`, `bin_distance:R` and `early_exit:N` with `+`"
+        "`{0}` is not a way of decoding: write `plain`, or join `previous`, `trigram`, `jacobi`, `bin_distance:R` and `early_exit:N` and `planned` with `+`"
     )]
     Unknown(String),
     /// A number missing, given where none belongs, or out of range.
@@ -62,6 +72,16 @@ pub enum DecodingError {
         word: String,
         /// What to write.
         remedy: String,
+    },
+    /// A number that was to be fitted and was not.
+    #[error(
+        "`{decoding}`: {word} has no number, and {THRESHOLDS_FILE} of the bundle has none fitted: write {word}:N, or fit it with `endplate calibrate thresholds`"
+    )]
+    NotFitted {
+        /// What was asked for.
+        decoding: Decoding,
+        /// The word.
+        word: &'static str,
     },
     /// Two that exclude each other, or one that needs another.
     #[error("`{0}`: {1}")]
@@ -92,6 +112,24 @@ impl Decoding {
     /// Whether its chunks equal the plain ones.
     pub const fn is_lossless(self) -> bool {
         self.bin_distance.is_none() && self.early_exit.is_none()
+    }
+
+    /// With the numbers that were fitted where none is written.
+    ///
+    /// # Errors
+    /// [`DecodingError::NotFitted`].
+    pub fn resolved(self, fitted: Option<&Thresholds>) -> Result<Self, DecodingError> {
+        let number = |word, written: Option<u32>, fitted: Option<u32>| match written {
+            Some(FITTED) => fitted.map(Some).ok_or(DecodingError::NotFitted { decoding: self, word }),
+            written => Ok(written),
+        };
+        let exit = fitted.and_then(|fitted| fitted.early_exit).map(|fitted| fitted.passes);
+        let bins = fitted.and_then(|fitted| fitted.bin_distance).map(|fitted| fitted.bins);
+        Ok(Self {
+            bin_distance: number("bin_distance", self.bin_distance, bins)?,
+            early_exit: number("early_exit", self.early_exit, exit)?,
+            ..self
+        })
     }
 
     /// Refuses what a family cannot be decoded with.
@@ -130,9 +168,15 @@ impl fmt::Display for Decoding {
         }
         for (number, word) in [(self.bin_distance, "bin_distance"), (self.early_exit, "early_exit")] {
             if let Some(number) = number {
-                write!(f, "{joint}{word}:{number}")?;
+                write!(f, "{joint}{word}")?;
+                if number != FITTED {
+                    write!(f, ":{number}")?;
+                }
                 joint = "+";
             }
+        }
+        if self.planned {
+            f.write_str("+planned")?;
         }
         Ok(())
     }
@@ -151,17 +195,18 @@ impl FromStr for Decoding {
                 Some((name, number)) => (name, Some(number)),
                 None => (word, None),
             };
-            let number = |least: u32, most: u32| {
-                number.and_then(|text| text.parse().ok()).filter(|number| (least..=most).contains(number)).ok_or_else(
-                    || DecodingError::Number {
+            let number = |least: u32, most: u32| match number {
+                None => Ok(FITTED),
+                Some(text) => text.parse().ok().filter(|number| (least..=most).contains(number)).ok_or_else(|| {
+                    DecodingError::Number {
                         word: word.to_owned(),
-                        remedy: format!("write {name}:N with N between {least} and {most}"),
-                    },
-                )
+                        remedy: format!("write {name}:N with N between {least} and {most}, or {name} for the fitted"),
+                    }
+                }),
             };
             match name {
                 "bin_distance" => decoding.bin_distance = Some(number(1, MAX_BIN_DISTANCE)?),
-                "early_exit" => decoding.early_exit = Some(number(1, 1024)?),
+                "early_exit" => decoding.early_exit = Some(number(1, MAX_PASSES)?),
                 _ if word.contains(':') => {
                     return Err(DecodingError::Number {
                         word: word.to_owned(),
@@ -171,6 +216,7 @@ impl FromStr for Decoding {
                 "previous" => decoding.previous = true,
                 "trigram" => decoding.trigram = true,
                 "jacobi" => decoding.jacobi = true,
+                "planned" => decoding.planned = true,
                 "plain" => return Err(DecodingError::Together(decoding, "`plain` excludes every other technique")),
                 _ => return Err(DecodingError::Unknown(word.to_owned())),
             }
@@ -206,7 +252,14 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written_alike() {
-        for name in ["plain", "previous", "jacobi", "previous+trigram+jacobi", "jacobi+bin_distance:3+early_exit:6"] {
+        for name in [
+            "plain",
+            "previous",
+            "jacobi",
+            "previous+trigram+jacobi",
+            "jacobi+bin_distance:3+early_exit:6",
+            "jacobi+early_exit+planned",
+        ] {
             assert_eq!(name.parse::<Decoding>().unwrap().to_string(), name);
         }
         assert!("previous+jacobi".parse::<Decoding>().unwrap().is_lossless());
@@ -220,7 +273,8 @@ mod tests {
             ("plain+jacobi", "excludes"),
             ("bin_distance:3", "source of guesses"),
             ("previous+early_exit:4", "without `jacobi`"),
-            ("jacobi+early_exit", "between 1 and"),
+            ("jacobi+early_exit:0", "between 1 and"),
+            ("planned", "source of guesses"),
             ("jacobi+bin_distance:26", "between 1 and 25"),
             ("jacobi:2", "no number"),
         ] {

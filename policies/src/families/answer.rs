@@ -41,6 +41,18 @@ impl<T: ActionTokenizer> Answer<T> {
         answer
     }
 
+    /// The action, once it has begun and as long as nothing was wrong.
+    ///
+    /// # Errors
+    /// What was wrong, or [`DecodeError::WrongLength`] inside the prefix.
+    pub(super) fn action_mut(&mut self) -> Result<&mut T, DecodeError> {
+        match self.state {
+            State::Failed(error) => Err(error),
+            State::Prefix(_) => Err(DecodeError::WrongLength { needed: self.horizon() * self.dims(), got: 0 }),
+            State::Action | State::Whole | State::Ended => Ok(&mut self.action),
+        }
+    }
+
     fn action_id(&self, id: u32) -> Option<u32> {
         self.rules.action_zero.checked_sub(id).filter(|action| *action < self.action.vocab_size())
     }

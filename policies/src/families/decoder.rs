@@ -113,6 +113,31 @@ impl Decoder {
         Ok(self.slab.append(part.len(), dead)?)
     }
 
+    /// Goes on where `other` is: takes its rows, of which `padding` are masked.
+    ///
+    /// # Errors
+    /// [`PolicyError::Memory`] when they do not fit.
+    pub(super) fn take_over(&mut self, other: &mut Self, padding: Range<usize>) -> Result<(), PolicyError> {
+        let rows = other.slab.len();
+        self.slab.crop(0);
+        match self.form {
+            Form::Portable { .. } => self.copy(other, 0..rows, padding),
+            Form::InPlace { .. } => {
+                self.copy(other, 0..padding.start, 0..0)?;
+                self.copy(other, padding.end..rows, 0..0)
+            }
+        }
+    }
+
+    fn copy(&mut self, other: &mut Self, part: Range<usize>, dead: Range<usize>) -> Result<(), PolicyError> {
+        let rows = other.slab.capacity();
+        for (from, into) in other.past.iter().zip(&self.past) {
+            let from = other.session.input_f32_mut(*from)?;
+            self.slab.write_range(self.session.input_f32_mut(*into)?, from, rows, part.clone())?;
+        }
+        Ok(self.slab.append(part.len(), dead)?)
+    }
+
     /// Runs one embedding a row, `K` of `[d]`, at consecutive positions from `position`. Nothing is taken into the slab.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use crate::engine::{Contract, Engine, EngineError, InputSlot, OutputSlot, Sessio
 use crate::kv::MASKED;
 use crate::load::LoadError;
 use crate::observation::{Budget, Committed, Continuation, Epoch, Meter, Observation};
+use crate::planner::{Plan, Work};
 use crate::policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
 
 const DENOISE: &str = "denoise.onnx";
@@ -98,6 +99,7 @@ impl Steering {
 pub(crate) struct Flow {
     prefix: Prefix,
     rules: FlowSpec,
+    plan: Plan,
     denoise: Denoise,
     noise: Noise,
     /// `[H, D]`, between noise and data.
@@ -136,6 +138,7 @@ impl Flow {
         Ok(Self {
             prefix,
             rules,
+            plan: Plan::UNLIMITED,
             denoise: Denoise { session, noisy, time, positions, mask, past, velocity },
             noise: Noise::new(horizon * dims),
             x: vec![0.0; horizon * dims],
@@ -166,10 +169,15 @@ impl Flow {
         Ok(())
     }
 
+    /// Steps of this inference.
+    fn steps(&self) -> usize {
+        self.rules.steps.min(self.plan.steps as usize)
+    }
+
     /// Noise to data in `x`.
     fn integrate(&mut self, meter: &mut Meter<'_>) -> Result<(), PolicyError> {
         self.noise.take(&mut self.x);
-        let steps = self.rules.steps;
+        let steps = self.steps();
         let dims = self.prefix.spec().actions.dims().len();
         for step in 0..steps {
             let tau = step as f32 / steps as f32;
@@ -215,7 +223,7 @@ impl Policy for Flow {
         self.steering.set(self.prefix.spec(), self.rules.max_prefix_rows, committed, &observation.state.position_rad);
         self.integrate(&mut meter)?;
         stages.decode = lap.take();
-        stages.passes = self.rules.steps as f64;
+        stages.passes = self.steps() as f64;
 
         for (value, x) in self.normalised.values_mut().iter_mut().zip(&self.x) {
             *value = f64::from(*x);
@@ -241,11 +249,21 @@ impl Policy for Flow {
 
     fn modelled_cost(&self) -> Duration {
         let costs = self.spec().costs;
-        costs.vision + costs.prefill + costs.step * self.rules.steps as u32
+        costs.vision + costs.prefill + costs.step * self.steps() as u32
     }
 
     fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {
         self.noise.give(noise)
+    }
+
+    fn work(&self) -> Work {
+        let most = self.rules.steps as u32;
+        let fitted = self.spec().thresholds.as_ref().and_then(|fitted| fitted.denoising);
+        Work::Steps { most, least: fitted.map_or(most, |fitted| fitted.least_steps) }
+    }
+
+    fn set_plan(&mut self, plan: Plan) {
+        self.plan = plan;
     }
 }
 

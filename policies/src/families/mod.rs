@@ -28,6 +28,7 @@ use crate::bundle::{Bundle, BundleError, FamilySpec};
 use crate::engine::{Engine, EngineError, ExternalFile, GraphSource};
 use crate::load::LoadError;
 use crate::policy::Policy;
+pub(crate) use observation::check as check_observation;
 use prefix::Parts;
 
 /// What golden replay looks at beside the answer; which outputs these are, the family's
@@ -98,6 +99,11 @@ impl<'a> Graphs<'a> {
     /// Whether the bundle has a graph of this name.
     pub(crate) fn has(&self, name: &'static str) -> bool {
         self.bundle.file(name).is_ok()
+    }
+
+    /// A file that a bundle need not have.
+    pub(crate) fn optional(&self, name: &str) -> Option<&[u8]> {
+        self.bundle.file(name).ok().map(|bytes| &bytes[..])
     }
 
     pub(crate) fn source<'n>(&self, name: &'n str) -> Result<GraphSource<'n>, BundleError>

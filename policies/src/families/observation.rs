@@ -12,7 +12,7 @@ use crate::policy::{ObservationError, PolicyError};
 ///
 /// # Errors
 /// [`ObservationError`] by what is wrong.
-pub(super) fn check(
+pub(crate) fn check(
     spec: &PolicySpec,
     observation: &Observation<'_>,
     chunk: &ActionChunk,

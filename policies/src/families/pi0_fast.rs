@@ -14,6 +14,7 @@ use super::{Graphs, Inspect};
 use crate::bundle::{Bundle, POLICY_FILE, TokenSpec};
 use crate::engine::Engine;
 use crate::load::LoadError;
+use crate::thresholds::THRESHOLDS_FILE;
 
 const TOKENIZER: &str = "tokenizer/tokenizer.json";
 const PROCESSOR: &str = "tokenizer/processor_config.json";
@@ -58,7 +59,14 @@ pub(super) fn load(
 
 fn codec(fast: &FastTokenizer, parts: &Parts) -> Result<FastCodec, LoadError> {
     let spec = &parts.spec;
-    fast.codec(spec.chunk.horizon, spec.actions.dims().len()).map_err(|error| bad(PROCESSOR, error.to_string()))
+    let codec = fast.codec(spec.chunk.horizon, spec.actions.dims().len());
+    let codec = codec.map_err(|error| bad(PROCESSOR, error.to_string()))?;
+    match spec.thresholds.as_ref().and_then(|fitted| fitted.anytime.as_ref()) {
+        None => Ok(codec),
+        Some(anytime) => codec
+            .with_coefficient_limits(&anytime.coefficient_limits)
+            .map_err(|error| bad(THRESHOLDS_FILE, error.to_string())),
+    }
 }
 
 fn bad(file: &'static str, message: String) -> LoadError {

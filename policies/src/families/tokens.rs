@@ -2,23 +2,55 @@
 //!
 //! Generated token `t` stands in slab row `S + t` at position `Nv + T + t`. Generation is greedy over the action ids
 //! and ends when the tokenizer says that the chunk is exactly complete; no end token is needed or believed. A pass
-//! takes one token, or verifies a block of guesses ([`decoding`](crate::decoding)).
+//! takes one token, or verifies a block of guesses ([`decoding`](crate::decoding)). Where time is running out, blocks give
+//! way to single tokens, whose cost is known, and where it is up a family that can be cut off is ([`Anytime`]).
 
 use core::time::Duration;
+use std::time::Instant as WallInstant;
 
-use endplate_tokenizers::{ActionTokenizer, Progress};
+use endplate_tokenizers::{ActionTokenizer, BinCodec, DecodeError, FastCodec, Progress};
 
+use super::answer::Answer as Whole;
 use super::decoder::Decoder;
 use super::prefix::{Parts, Prefix};
 use super::{Graphs, Inspect, Lap};
 use crate::action_space::{ActionKind, NormalisedRows};
-use crate::bundle::{PolicySpec, Strategy, TokenSpec};
+use crate::bundle::{FamilySpec, PolicySpec, Strategy, TokenSpec};
 use crate::chunk::{ActionChunk, Stages};
-use crate::decoding::{Acceptance, Drafter};
+use crate::decoding::{Acceptance, Drafter, Trigrams};
 use crate::engine::{Engine, EngineError};
 use crate::load::LoadError;
-use crate::observation::{Budget, Committed, Epoch, Meter, Observation};
+use crate::observation::{Budget, Committed, Continuation, Epoch, Meter, Observation};
+use crate::planner::{Plan, Work};
 use crate::policy::{OutputFault, Policy, PolicyError, Stage, StopReason};
+use crate::thresholds::TRIGRAMS_FILE;
+
+/// An action tokenizer whose beginnings may say something.
+pub(crate) trait Anytime: ActionTokenizer {
+    /// Writes what the ids pushed so far say, `[H, D]`, and gives the largest possible error, normalised units. Cuts nothing
+    /// off unless it says so.
+    ///
+    /// # Errors
+    /// [`DecodeError::WrongLength`] where a beginning says nothing, as by default; else as when it is whole.
+    fn finish_beginning(&mut self, _out: &mut [f64]) -> Result<f64, DecodeError> {
+        Err(DecodeError::WrongLength { needed: self.horizon() * self.dims(), got: self.coefficients() })
+    }
+}
+
+impl Anytime for BinCodec {}
+
+impl Anytime for FastCodec {
+    fn finish_beginning(&mut self, out: &mut [f64]) -> Result<f64, DecodeError> {
+        // The bound decides what is enough, not the share.
+        Ok(self.finish_anytime(out, 0.0)?.error_bound)
+    }
+}
+
+impl<T: Anytime> Anytime for Whole<T> {
+    fn finish_beginning(&mut self, out: &mut [f64]) -> Result<f64, DecodeError> {
+        self.action_mut()?.finish_beginning(out)
+    }
+}
 
 /// A policy that generates action tokens of the tokenizer `T`.
 pub(crate) struct TokenPolicy<T> {
@@ -27,9 +59,17 @@ pub(crate) struct TokenPolicy<T> {
     tokenizer: T,
     /// How many ids an injected garbage sequence draws from.
     garbage_ids: u32,
+    /// One token a pass.
     decode: Decoder,
+    /// A block of guesses a pass, for a technique that guesses.
+    block: Option<Decoder>,
+    plan: Plan,
+    /// The largest error bound that a chunk cut off at the deadline may have.
+    anytime_bound: Option<f64>,
     tokens: Vec<u32>,
     guesses: Vec<u32>,
+    /// Tokens of the rows that are given, which decoding goes on from; empty for none.
+    forced: Vec<u32>,
     drafter: Drafter,
     acceptance: Acceptance,
     /// The chunk that guesses are made from, if one was answered in this epoch.
@@ -37,13 +77,16 @@ pub(crate) struct TokenPolicy<T> {
     /// Whether guesses are only taken when they are right, whatever the bundle says.
     exact: bool,
     passes: u32,
-    /// Of these, those that were not the most likely.
+    /// Of these, passes that verified a block, and their time.
+    blocks: u32,
+    in_blocks: Duration,
+    /// Of the tokens, those that were not the most likely.
     constrained: u32,
     normalised: NormalisedRows,
     fault: OutputFault,
 }
 
-impl<T: ActionTokenizer> TokenPolicy<T> {
+impl<T: Anytime> TokenPolicy<T> {
     /// Loads the graphs. `garbage_ids`: the ids that a model gone mad could name; `row`: tokens of a row of time-major
     /// tokens, else 1.
     ///
@@ -61,13 +104,25 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
         let m = parts.shape.model;
         let (horizon, dims) = (parts.spec.chunk.horizon, parts.spec.actions.dims().len());
         let prefix = Prefix::new(parts, engine, graphs, true)?;
-        let block = rules.block.filter(|_| !rules.decoding.is_plain()).map_or(1, |block| block.rows);
-        let decode = Decoder::load(engine, graphs, m, block, rules.slab)?;
+        let rows = rules.block.filter(|_| !rules.decoding.is_plain()).map(|block| block.rows);
+        let decode = Decoder::load(engine, graphs, m, 1, rules.slab)?;
+        let block = rows.map(|rows| Decoder::load(engine, graphs, m, rows, rules.slab)).transpose()?;
+        let rows = rows.unwrap_or(1);
+        let seeded = match graphs.optional(TRIGRAMS_FILE).filter(|_| rules.decoding.trigram) {
+            None => Trigrams::default(),
+            Some(bytes) => Trigrams::from_bytes(bytes)
+                .map_err(|error| LoadError::Tokenizer { file: TRIGRAMS_FILE, message: error.to_string() })?,
+        };
+        let fitted = prefix.spec().thresholds.as_ref().and_then(|fitted| fitted.anytime.as_ref());
         let grippers = prefix.spec().actions.dims().iter().map(|dim| dim.kind == ActionKind::Gripper).collect();
         Ok(Self {
             decode,
-            guesses: Vec::with_capacity(block),
-            drafter: Drafter::new(rules.decoding, rules.max_tokens, row),
+            block,
+            plan: Plan::UNLIMITED,
+            anytime_bound: fitted.map(|anytime| anytime.bound),
+            guesses: Vec::with_capacity(rows),
+            forced: Vec::with_capacity(rules.max_tokens),
+            drafter: Drafter::new(rules.decoding, rules.max_tokens, row, seeded),
             acceptance: rules
                 .decoding
                 .bin_distance
@@ -75,7 +130,9 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
             last: None,
             exact: false,
             passes: 0,
-            tokens: Vec::with_capacity(rules.max_tokens + block),
+            blocks: 0,
+            in_blocks: Duration::ZERO,
+            tokens: Vec::with_capacity(rules.max_tokens + rows),
             constrained: 0,
             normalised: NormalisedRows::new(horizon, dims),
             fault: OutputFault::None,
@@ -98,17 +155,41 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
         let dims = last.dims();
         let mut rows = vec![0.0; last.rows().len()];
         for (index, row) in rows.chunks_exact_mut(dims).enumerate() {
-            let at = (index as f64 + shift).min((last.horizon() - 1) as f64);
-            let (below, part) = (at.floor() as usize, at.fract());
-            if let (Some(from), Some(to)) = (last.row(below), last.row(below + usize::from(part > 0.0))) {
-                for ((value, from), to) in row.iter_mut().zip(from).zip(to) {
-                    *value = from + (to - from) * part;
-                }
-            }
+            last.row_at(index as f64 + shift, row);
         }
         let values: Vec<f64> = self.prefix.spec().actions.normalised(&rows, &observation.state.position_rad).collect();
         // A chunk that cannot be said in tokens from here is no guess: `encode` leaves none, and nothing is lost.
         let _ = self.tokenizer.encode(&values, previous);
+    }
+
+    /// Turns the rows that are given into tokens; a value outside the policy's range is told as its edge, as in training.
+    /// Families whose tokens are time-major only.
+    fn force(&mut self, observation: &Observation<'_>, committed: &Committed<'_>) {
+        self.forced.clear();
+        let spec = self.prefix.spec();
+        let (horizon, dims) = (spec.chunk.horizon, spec.actions.dims().len());
+        let given = committed.delay_rows.min(committed.rows.len() / dims).min(horizon);
+        if committed.continuation != Continuation::Prefix || given == 0 {
+            return;
+        }
+        let given = &committed.rows[..given * dims];
+        let values = self.normalised.values_mut();
+        values.fill(0.0);
+        for (slot, value) in values.iter_mut().zip(spec.actions.normalised(given, &observation.state.position_rad)) {
+            *slot = value;
+        }
+        // Only a value that is not finite cannot be told: then nothing is given, and nothing is taken over below.
+        if self.tokenizer.encode(values, &mut self.forced).is_ok() {
+            self.forced.truncate(given.len());
+        } else {
+            self.forced.clear();
+        }
+    }
+
+    /// The likeliest token behind those taken.
+    fn guess(&self) -> u32 {
+        let forced = self.forced.get(self.tokens.len()).copied();
+        forced.unwrap_or_else(|| self.drafter.guess(&self.tokens))
     }
 
     fn forget(&mut self) {
@@ -120,11 +201,14 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
     /// as it may be, and whether the guess was right.
     fn take(&mut self, answer: Answer, guess: Option<u32>) -> Result<(bool, bool), PolicyError> {
         let index = self.tokens.len();
+        let forced = self.forced.get(index).copied();
         let guess = guess.filter(|guess| {
-            *guess == answer.token || (!self.exact && self.acceptance.takes(index, *guess, answer.token))
+            forced.is_some()
+                || *guess == answer.token
+                || (!self.exact && self.acceptance.takes(index, *guess, answer.token))
         });
-        let token = guess.unwrap_or(answer.token);
-        self.constrained += u32::from(answer.constrained);
+        let token = forced.or(guess).unwrap_or(answer.token);
+        self.constrained += u32::from(answer.constrained && forced.is_none());
         self.tokens.push(token);
         self.drafter.took(&self.tokens);
         let progress = self.tokenizer.push(token)?;
@@ -138,43 +222,96 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
         self.tokens.clear();
         self.constrained = 0;
         self.passes = 0;
+        self.blocks = 0;
+        self.in_blocks = Duration::ZERO;
         self.tokenizer.reset();
         let first = answer(self.prefix.logits()?, &self.rules, &self.tokenizer, 0)?;
         let (mut over, _) = self.take(first, None)?;
         meter.charge(Stage::Decode)?;
+        let mut drafts = self.drafts();
         while !over {
-            if self.rules.decoding.early_exit.is_some_and(|most| !self.exact && self.passes == most) {
+            let left = meter.left();
+            if drafts && self.rules.decoding.early_exit.is_none_or(|_| self.exact) {
+                let rest = (self.rules.max_tokens - self.tokens.len()) as u32;
+                if !self.plan.affords_block(left, rest) {
+                    self.give_up_drafts()?;
+                    drafts = false;
+                }
+            }
+            if self.anytime_bound.is_some() && !self.plan.affords_pass(left, drafts) {
+                return Ok(StopReason::Deadline);
+            }
+            if drafts && self.rules.decoding.early_exit.is_some_and(|most| !self.exact && self.passes == most) {
                 while !over {
-                    let token = self.drafter.guess(&self.tokens);
+                    let token = self.guess();
                     (over, _) = self.take(Answer { token, constrained: false }, None)?;
                 }
                 return Ok(StopReason::EarlyExit);
             }
-            over = self.verify(meter)?;
+            over = if drafts { self.verify(meter)? } else { self.step(meter)? };
         }
         Ok(StopReason::Complete)
     }
 
+    /// Whether this inference verifies blocks.
+    fn drafts(&self) -> bool {
+        self.block.is_some() && self.plan.drafts
+    }
+
+    /// The rest is generated one by one.
+    fn give_up_drafts(&mut self) -> Result<(), PolicyError> {
+        match &mut self.block {
+            Some(block) => self.decode.take_over(block, self.prefix.padding()),
+            None => Ok(()),
+        }
+    }
+
+    /// One pass of one token. Says whether the chunk is complete.
+    fn step(&mut self, meter: &mut Meter<'_>) -> Result<bool, PolicyError> {
+        let taken = self.tokens.len();
+        let last = self.tokens.last().copied().unwrap_or_default();
+        let embedding = self.prefix.embedding(self.rules.action_offset as u32 + last);
+        self.decode.run(core::iter::once(embedding), self.prefix.end_position() + taken - 1)?;
+        self.passes += 1;
+        let answer = answer(self.decode.logits()?, &self.rules, &self.tokenizer, taken)?;
+        let (over, _) = self.take(answer, None)?;
+        meter.charge(Stage::Decode)?;
+        if !over {
+            self.decode.keep(1)?;
+        }
+        Ok(over)
+    }
+
     /// One pass: the last token taken and guesses behind it. Says whether the chunk is complete.
     fn verify(&mut self, meter: &mut Meter<'_>) -> Result<bool, PolicyError> {
-        let (taken, rows) = (self.tokens.len(), self.decode.rows());
+        let Some(mut decode) = self.block.take() else { return self.step(meter) };
+        let began = WallInstant::now();
+        let over = self.verify_on(&mut decode, meter);
+        self.in_blocks += began.elapsed();
+        self.block = Some(decode);
+        over
+    }
+
+    fn verify_on(&mut self, decode: &mut Decoder, meter: &mut Meter<'_>) -> Result<bool, PolicyError> {
+        let (taken, rows) = (self.tokens.len(), decode.rows());
         // Guesses build on guesses, so for a moment they stand as if they were taken.
         while self.tokens.len() < taken + rows - 1 {
-            let guess = self.drafter.guess(&self.tokens);
+            let guess = self.guess();
             self.tokens.push(guess);
         }
         self.guesses.clear();
         self.guesses.extend_from_slice(&self.tokens[taken..]);
         let offset = self.rules.action_offset as u32;
-        let (prefix, decode) = (&self.prefix, &mut self.decode);
+        let prefix = &self.prefix;
         let embeddings = self.tokens[taken - 1..].iter().map(|token| prefix.embedding(offset + token));
         decode.run(embeddings, prefix.end_position() + taken - 1)?;
         self.tokens.truncate(taken);
         self.passes += 1;
+        self.blocks += 1;
 
         let (mut over, mut row) = (false, 0);
         while row < rows && !over {
-            let logits = row_of(self.decode.logits()?, row, rows);
+            let logits = row_of(decode.logits()?, row, rows);
             let answer = answer(logits, &self.rules, &self.tokenizer, taken + row)?;
             let (complete, right) = self.take(answer, self.guesses.get(row).copied())?;
             over = complete;
@@ -183,16 +320,14 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
                 break;
             }
         }
-        match self.rules.block.filter(|_| rows > 1) {
-            Some(block) => meter.charge_block((self.tokens.len() - taken) as u32, block.cost)?,
-            None => meter.charge(Stage::Decode)?,
-        }
+        let cost = self.rules.block.map_or(Duration::ZERO, |block| block.cost);
+        meter.charge_block((self.tokens.len() - taken) as u32, cost)?;
         if over {
             return Ok(true);
         }
-        self.decode.keep(row)?;
+        decode.keep(row)?;
         for behind in row..rows {
-            let logits = row_of(self.decode.logits()?, behind, rows);
+            let logits = row_of(decode.logits()?, behind, rows);
             let likely = most_likely(&logits[self.rules.action_offset..], None);
             self.drafter.answered(taken + behind, likely.unwrap_or_default());
         }
@@ -200,22 +335,37 @@ impl<T: ActionTokenizer> TokenPolicy<T> {
     }
 
     /// Tokens to absolute rows, with the injected fault where a broken model would show it.
-    fn decode_rows(&mut self, observation: &Observation<'_>, rows: &mut [f64]) -> Result<(), PolicyError> {
+    /// Tokens cut off at the deadline give their error bound.
+    fn decode_rows(
+        &mut self,
+        stop: StopReason,
+        observation: &Observation<'_>,
+        rows: &mut [f64],
+    ) -> Result<Option<f64>, PolicyError> {
         let faulty: Option<Vec<u32>> = match self.fault {
             OutputFault::TokensGarbage => Some(garbage(self.garbage_ids, self.rules.max_tokens)),
             OutputFault::TokensTruncated => Some(self.tokens[..self.tokens.len() / 2].to_vec()),
             OutputFault::None | OutputFault::Nan | OutputFault::Inf | OutputFault::Huge => None,
         };
-        match faulty {
-            Some(ids) => self.tokenizer.decode(&ids, self.normalised.values_mut())?,
-            None => self.tokenizer.finish(self.normalised.values_mut())?,
+        let mut error_bound = None;
+        match (faulty, self.anytime_bound.filter(|_| stop == StopReason::Deadline)) {
+            (Some(ids), _) => self.tokenizer.decode(&ids, self.normalised.values_mut())?,
+            (None, None) => self.tokenizer.finish(self.normalised.values_mut())?,
+            (None, Some(limit)) => {
+                let bound = self.tokenizer.finish_beginning(self.normalised.values_mut())?;
+                if bound > limit {
+                    return Err(PolicyError::TooVague { tokens: self.tokens.len() as u32, bound, limit });
+                }
+                error_bound = Some(bound);
+            }
         }
         self.fault.strike(self.normalised.values_mut());
-        self.prefix.spec().actions.to_absolute(&self.normalised, &observation.state.position_rad, rows)
+        self.prefix.spec().actions.to_absolute(&self.normalised, &observation.state.position_rad, rows)?;
+        Ok(error_bound)
     }
 }
 
-impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
+impl<T: Anytime + Send> Policy for TokenPolicy<T> {
     fn spec(&self) -> &PolicySpec {
         self.prefix.spec()
     }
@@ -232,19 +382,30 @@ impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
         let mut lap = Lap::start();
         self.prefix.observe(observation, chunk, &mut meter, &mut stages, &mut lap)?;
 
-        self.decode.take_prefix(&self.prefix)?;
+        match self.block.as_mut().filter(|_| self.plan.drafts) {
+            Some(block) => block.take_prefix(&self.prefix)?,
+            None => self.decode.take_prefix(&self.prefix)?,
+        }
         if !self.rules.decoding.is_plain() {
             self.begin_guesses(observation, committed.epoch);
         }
+        self.force(observation, committed);
         let stop = self.generate(&mut meter)?;
         stages.decode = lap.take();
         stages.tokens = self.tokens.len() as u32;
         stages.constrained = self.constrained;
         stages.passes = f64::from(self.passes);
+        stages.blocks = self.blocks;
+        stages.in_blocks = self.in_blocks;
 
-        self.decode_rows(observation, chunk.rows_mut())?;
+        let error_bound = self.decode_rows(stop, observation, chunk.rows_mut())?;
+        // The rows themselves, rather than the middles of their bins.
+        let given = self.forced.len();
+        if self.fault == OutputFault::None {
+            chunk.rows_mut()[..given].copy_from_slice(&committed.rows[..given]);
+        }
         stages.postprocess = lap.take();
-        chunk.set(self.spec().chunk.row_period, observation.anchor, committed.epoch, None, stages);
+        chunk.set(self.spec().chunk.row_period, observation.anchor, committed.epoch, error_bound, stages);
         if self.rules.decoding.previous {
             match &mut self.last {
                 Some(last) => last.copy_from(chunk),
@@ -263,6 +424,9 @@ impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
         self.forget();
         self.tokens.clear();
         self.decode.clear();
+        if let Some(block) = &mut self.block {
+            block.clear();
+        }
     }
 
     fn inject(&mut self, fault: OutputFault) {
@@ -273,20 +437,36 @@ impl<T: ActionTokenizer + Send> Policy for TokenPolicy<T> {
         let costs = self.spec().costs;
         let tokens = if self.tokens.is_empty() { self.rules.max_tokens } else { self.tokens.len() };
         let before = costs.vision + costs.prefill;
-        match self.rules.block.filter(|_| self.decode.rows() > 1) {
+        match self.rules.block.filter(|_| self.drafts()) {
             None => before + costs.step * tokens as u32,
             // At worst every guess is wrong and a pass takes one token.
             Some(block) if self.tokens.is_empty() => before + costs.step + block.cost * (tokens as u32 - 1),
-            Some(block) => before + costs.step + block.cost * self.passes,
+            Some(block) => before + costs.step * (1 + self.passes - self.blocks) + block.cost * self.blocks,
         }
     }
 
     fn tokens(&self) -> &[u32] {
         &self.tokens
     }
+
+    fn work(&self) -> Work {
+        let decoding = self.rules.decoding;
+        Work::Tokens {
+            most: self.rules.max_tokens as u32 - 1,
+            is_fixed: !matches!(self.spec().family, FamilySpec::Pi0Fast(_)),
+            drafts: self.block.is_some(),
+            is_planned: decoding.planned,
+            exit: decoding.early_exit,
+            anytime: self.anytime_bound.is_some(),
+        }
+    }
+
+    fn set_plan(&mut self, plan: Plan) {
+        self.plan = plan;
+    }
 }
 
-impl<T: ActionTokenizer + Send> Inspect for TokenPolicy<T> {
+impl<T: Anytime + Send> Inspect for TokenPolicy<T> {
     fn set_exact(&mut self, exact: bool) {
         self.exact = exact;
     }

@@ -1,8 +1,9 @@
 //! Whether a policy and a robot can keep each other's times: budgets that no answer can meet, rates that skip rows.
 
+use super::error::CliError;
 use core::time::Duration;
 use endplate_hal::RobotSpec;
-use endplate_policies::PolicySpec;
+use endplate_policies::{Loaded, PolicySpec};
 
 /// One line for everything that cannot work, naming key, value and remedy.
 pub fn problems(policy: &PolicySpec, robot: &RobotSpec) -> Vec<String> {
@@ -60,6 +61,27 @@ pub fn problems(policy: &PolicySpec, robot: &RobotSpec) -> Vec<String> {
         ));
     }
     problems
+}
+
+/// Refuses to activate a robot in real time whose deadline no answer of the loaded policy meets on this machine.
+///
+/// # Errors
+/// [`CliError::Refused`], with the figures.
+pub fn require_time(loaded: &Loaded, robot: &RobotSpec) -> Result<(), CliError> {
+    let policy = loaded.policy.spec();
+    let seen = robot.cameras.iter().filter(|camera| policy.cameras.iter().any(|slot| slot.name == camera.name));
+    let lag = seen.map(|camera| camera.lag).max().unwrap_or_default();
+    let budget = robot.control.deadline.saturating_sub(lag + robot.control.period);
+    loaded.policy.check_budget(budget).map_err(|error| {
+        let ms = |span: Duration| span.as_secs_f64() * 1e3;
+        CliError::Refused(format!(
+            "{}: control.deadline_ms = {}, less a camera's lag of {} and a period of {}: {error}",
+            robot.source,
+            ms(robot.control.deadline),
+            ms(lag),
+            ms(robot.control.period)
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::devices::{describe, open_arms};
 use super::error::CliError;
+use super::loops::{loops, refuse_baseline, with_cameras_of};
 use super::operator::{Desk, Wish};
 use super::report::{Episode, RunFacts, RunReport};
 use super::run::{Images, RunArguments, publish_report, refuse_foreign};
@@ -10,10 +11,11 @@ use super::view::{View, event_text};
 use core::time::Duration;
 use endplate_hal::{Camera, Clock, MonotonicClock, RobotSpec, camera};
 use endplate_policies::{Bundle, Epoch, Loaded};
+use endplate_runtime::drive::orders::Orders;
 use endplate_runtime::drive::{Flow, camera_loops, realtime};
-use endplate_runtime::{CameraHealth, ControlLoop, FaultPlan, Inbox, InferenceLoop, PlayRules, Samples};
+use endplate_runtime::{CameraHealth, FaultPlan, Inbox, Samples};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// How long cameras and joints may take to come alive.
 const WAKE: Duration = Duration::from_secs(8);
@@ -28,18 +30,13 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     if arguments.episodes.is_some() {
         return Err(CliError::Input("--episodes: episodes are for simulated robots".to_owned()));
     }
-    refuse_foreign(arguments, bundle, "a robot on hardware", true)?;
+    refuse_foreign(arguments, "a robot on hardware", true)?;
+    refuse_baseline(arguments, bundle)?;
     let (engine, policy) = (loaded.engine.clone(), loaded.policy);
     policy.check_instruction(instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
     let monotonic = Arc::new(MonotonicClock::new());
     let clock: Arc<dyn Clock> = Arc::clone(&monotonic) as _;
-    let mut spec = robot.clone();
-    spec.cameras = bundle
-        .spec()
-        .cameras
-        .iter()
-        .filter_map(|slot| robot.cameras.iter().find(|camera| camera.name == slot.name).cloned())
-        .collect();
+    let spec = with_cameras_of(bundle, robot);
     let devices = spec
         .cameras
         .iter()
@@ -54,17 +51,11 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
         None,
     )?;
     let reporters = arms.reporters;
-    let rules = PlayRules {
-        interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
-        execute_rows: bundle.spec().chunk.execute_rows,
-        max_age: spec.control.max_chunk_age,
-    };
-    let mut control = ControlLoop::new(spec.clone(), arms.robot, rules).map_err(CliError::failed)?;
+    let (mut control, mut inference) = loops(arguments, &spec, bundle, policy, arms.robot)?;
     let (producer, mut events) = rtrb::RingBuffer::new(1024);
     control.set_events(producer);
-    let (order_producer, orders) = rtrb::RingBuffer::new(8);
-    control.set_orders(orders);
-    let mut inference = InferenceLoop::new(policy, instruction, spec.control.deadline, spec.control.state_max_age);
+    let (order_producer, operator_orders) = rtrb::RingBuffer::new(8);
+    control.set_operator(operator_orders);
     let epoch = Epoch(1);
     inference.instruct(instruction, epoch);
     control.configure(clock.now()).map_err(CliError::failed)?;
@@ -101,7 +92,6 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
     let stop = supervision.stop.clone();
     println!("running    {instruction:?} on {}; interrupt to stop under control", spec.name);
     let mut desk = Desk::open(&arguments.operator, &spec, order_producer)?;
-    let resets = AtomicU64::new(0);
     control.activate(clock.now(), epoch).map_err(CliError::failed)?;
     let begin = clock.now();
     let period = spec.control.period;
@@ -110,6 +100,7 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
     let plan = FaultPlan::new(Vec::new());
     let mut looks_at_rest = 0;
     let (stamps, heartbeat, mut onlooker) = supervision.split();
+    let orders = Orders::default();
     let rights = realtime::run(
         realtime::Realtime {
             clock: &*clock,
@@ -121,8 +112,8 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
             plant: None,
             faults: &plan,
             instructions: &[],
-            resets: &resets,
             estop: stop.flag(),
+            orders: &orders,
             lateness: &mut lateness,
             heartbeat: &heartbeat,
             stamps,
@@ -130,8 +121,12 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
         begin,
         limit.saturating_add(spec.control.stop_time).saturating_add(PARKING),
         &spec.control,
-        |now, tick| {
+        |now, sight| {
+            let tick = sight.tick.as_ref();
             onlooker.look(&*clock, 0, tick);
+            if let Some(line) = onlooker.look_at_speed(now, &orders) {
+                eprintln!("{line}");
+            }
             while let Ok(event) = events.pop() {
                 eprintln!("{}", event_text(event.now.duration_since(begin).as_secs_f64(), &event));
             }
@@ -142,7 +137,8 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
             }
             match wish {
                 Wish::None => {}
-                Wish::Reset => drop(resets.fetch_add(1, Ordering::AcqRel)),
+                // The same instruction in a new epoch: nothing of the episode before is remembered.
+                Wish::Reset => orders.instruct(instruction),
                 Wish::Stop => stop.flag().store(true, Ordering::Release),
                 Wish::End => return Flow::Stop,
             }

@@ -1,8 +1,8 @@
 //! The observations of a recording, as a policy takes them.
 
 use super::error::CliError;
-use endplate_hal::{Frame, Instant};
-use endplate_policies::{OpenLoopInputs, PolicySpec};
+use endplate_hal::{Frame, Instant, JointState, JointVec, MotionTime};
+use endplate_policies::{Anchor, Epoch, Observation, OpenLoopInputs, PolicySpec};
 use endplate_runtime::recorder::{InferenceRecord, RecordedInference, read_inferences};
 use std::path::Path;
 
@@ -33,4 +33,53 @@ fn inputs(RecordedInference { record, images }: RecordedInference) -> (OpenLoopI
         noise: None,
     };
     (inputs, record)
+}
+
+/// A recorded inference with its motion time, so that what links one inference to the next is as it was.
+pub struct Replayed {
+    pub frames: Vec<Frame>,
+    pub record: InferenceRecord,
+    /// Another one where another episode begins: where the instruction changes or motion time starts over.
+    pub epoch: Epoch,
+    position_rad: JointVec,
+}
+
+impl Replayed {
+    /// The observation as the policy was given it.
+    pub fn observation(&self) -> Observation<'_> {
+        Observation {
+            frames: &self.frames,
+            state: JointState {
+                stamp: Instant::ZERO,
+                position_rad: self.position_rad,
+                velocity_rad_s: JointVec::zeros(self.position_rad.len()),
+                effort_nm: None,
+            },
+            past: &[],
+            instruction: &self.record.instruction,
+            anchor: Anchor {
+                motion: MotionTime::from_nanos(self.record.motion_ns),
+                captured: Instant::from_nanos(self.record.captured_ns),
+            },
+        }
+    }
+}
+
+/// Every inference of a recording in its order, at most `most`.
+pub fn replayed(recording: &Path, spec: &PolicySpec, most: usize) -> Result<Vec<Replayed>, CliError> {
+    let mut all = Vec::new();
+    let mut epoch = Epoch(1);
+    let mut before: Option<(String, u64)> = None;
+    for (inputs, record) in observations(recording, spec)?.into_iter().take(most) {
+        if before.is_some_and(|(told, motion_ns)| told != record.instruction || motion_ns > record.motion_ns) {
+            epoch.0 += 1;
+        }
+        before = Some((record.instruction.clone(), record.motion_ns));
+        let joints = record.state_rad.len();
+        let position_rad = JointVec::from_slice(&record.state_rad).ok_or_else(|| {
+            CliError::Input(format!("{}: {joints} joints: more than a robot may have", recording.display()))
+        })?;
+        all.push(Replayed { frames: inputs.frames, record, epoch, position_rad });
+    }
+    Ok(all)
 }

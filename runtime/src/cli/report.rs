@@ -5,7 +5,9 @@ use super::supervision::SupervisionReport;
 use core::time::Duration;
 use endplate_hal::{JointSpec, Limit};
 use endplate_policies::EngineInfo;
-use endplate_runtime::{CauseCounts, ControlCounts, InferenceCounts, LadderCounts, Percentiles, STAGES, Samples};
+use endplate_runtime::{
+    CauseCounts, ControlCounts, InferenceCounts, LadderCounts, Percentiles, PlanCounts, STAGES, Samples,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -64,6 +66,12 @@ pub struct InferenceReport {
     constrained_tokens: u64,
     passes_per_chunk: f64,
     actions_per_compute_s: f64,
+    blocks_per_chunk: f64,
+    plans: PlanCounts,
+    /// Times the machine changed its speed, and plans with it.
+    replanned: u64,
+    /// Of answers that were cut off, normalised units.
+    largest_error_bound: f64,
     stop_reasons: BTreeMap<String, u64>,
     last_refusal: Option<String>,
 }
@@ -187,6 +195,10 @@ impl RunReport {
                 constrained_tokens: inference.constrained,
                 passes_per_chunk: per_chunk(inference.passes),
                 actions_per_compute_s: if compute_s > 0.0 { rows / compute_s } else { 0.0 },
+                blocks_per_chunk: per_chunk(inference.blocks as f64),
+                plans: inference.plans,
+                replanned: inference.replanned,
+                largest_error_bound: inference.error_bound,
                 stop_reasons: inference.stop_reasons.clone(),
                 last_refusal: inference.last_refusal.clone(),
             },
@@ -262,6 +274,18 @@ impl RunReport {
             inference.tokens_per_chunk,
             inference.constrained_tokens
         )?;
+        let PlanCounts { planned, drafted, shortened, unfit } = inference.plans;
+        if drafted + shortened + unfit > 0 {
+            writeln!(
+                text,
+                "planned    {planned} inferences: {drafted} with blocks of guesses, {shortened} with fewer steps, {unfit} that \
+                 would not fit at worst"
+            )?;
+        }
+        if inference.stop_reasons.keys().any(|reason| reason != "complete") {
+            let reasons: Vec<String> = inference.stop_reasons.iter().map(|(name, n)| format!("{name} {n}")).collect();
+            writeln!(text, "ended      {}", reasons.join(", "))?;
+        }
         if let Some(latency) = &inference.latency_ms {
             writeln!(text, "latency    {} ms", quantiles(latency, 1))?;
         }

@@ -38,7 +38,8 @@ fn open_with(path: &Path, load: Load<'_>) -> Result<RobotSpec, CliError> {
         CliError::Input(format!("{error}: name a robot description, or one that is built in: {}", names.join(", ")))
     })?;
     let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-    RobotSpec::from_toml_with(&text, &path.display().to_string(), &mut |file| load(&folder, file))
+    let beside = |name: &str| std::fs::read_to_string(beside(&folder, Path::new(name)));
+    RobotSpec::from_toml_with(&text, &path.display().to_string(), &beside, &mut |file| load(&folder, file))
         .map_err(CliError::input)
 }
 

@@ -2,13 +2,13 @@
 
 use super::bundle::{PolicyArguments, open_robot, require_fit};
 use super::error::{CliError, write};
+use super::feasibility::require_time;
 use super::report::RunReport;
 #[cfg(feature = "sim")]
 use super::simulation;
 use clap::{Args, ValueEnum};
 use core::time::Duration;
 use endplate_hal::RobotSpec;
-use endplate_policies::Bundle;
 use std::path::PathBuf;
 
 /// Arguments of `endplate run`.
@@ -147,14 +147,12 @@ pub const DEFAULT_LATENCY: &str = "60ms";
 
 /// Refuses what a robot that is not simulated in this process would silently do without; `supervised` where signals,
 /// watchdogs, rights and metrics are looked after as in simulation.
-pub fn refuse_foreign(arguments: &RunArguments, bundle: &Bundle, what: &str, supervised: bool) -> Result<(), CliError> {
+pub fn refuse_foreign(arguments: &RunArguments, what: &str, supervised: bool) -> Result<(), CliError> {
     let mut given = vec![
-        ("--handover", arguments.handover.is_some()),
         ("--fault", !arguments.fault.is_empty()),
         ("--fault-plan", arguments.fault_plan.is_some()),
         ("--save-frames", arguments.save_frames.is_some()),
         ("--write-trace", arguments.write_trace.is_some()),
-        ("[handover] of the bundle", bundle.spec().handover.is_some()),
     ];
     #[cfg(feature = "mcap")]
     given.push(("--record", arguments.record.is_some()));
@@ -189,6 +187,7 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
     #[cfg(feature = "zenoh")]
     if arguments.node.wire.transport.is_some() {
         let (bundle, loaded) = arguments.policy.load()?;
+        require_time(&loaded, &robot)?;
         return super::node::run(arguments, &robot, &bundle, loaded);
     }
     let is_real = is_real(&robot);
@@ -210,6 +209,9 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
     }
     let (bundle, loaded) = arguments.policy.load()?;
     require_fit(&bundle, &robot)?;
+    if is_real || arguments.realtime || arguments.episodes.is_none() {
+        require_time(&loaded, &robot)?;
+    }
     #[cfg(feature = "serial")]
     if is_real {
         return super::real::run(arguments, &robot, &bundle, loaded);

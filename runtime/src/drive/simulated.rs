@@ -6,7 +6,7 @@ use crate::fault::FaultPlan;
 use crate::inference::{InferenceLoop, StepOutcome};
 use core::time::Duration;
 use endplate_hal::Instant;
-use endplate_policies::{ActionChunk, Epoch, Trace};
+use endplate_policies::{ActionChunk, Epoch, StopReason, Trace};
 
 /// How long an answer takes in simulated time.
 #[derive(Clone, Debug, PartialEq)]
@@ -136,7 +136,10 @@ pub fn run(
             if outcome != StepOutcome::Idle {
                 let answered = matches!(outcome, StepOutcome::Answered(_));
                 // An observation that is refused costs nothing; an answer that is refused has been thought of.
-                let span = if parts.inference.inferred() { parts.latency.charge(wall.elapsed()) } else { period };
+                // Nor has one been thought of that was made without the model, unless time is measured.
+                let made_up = matches!(outcome, StepOutcome::Answered(StopReason::Reused | StopReason::Extrapolated));
+                let is_charged = parts.inference.inferred() && (!made_up || parts.latency.is_measured());
+                let span = if is_charged { parts.latency.charge(wall.elapsed()) } else { period };
                 let arrival = parts.faults.arrival(since, span);
                 waiting = Some((start.saturating_add(arrival), answered));
             }

@@ -6,10 +6,10 @@
 
 use super::super::bundle::PolicyArguments;
 use super::super::error::CliError;
+use super::super::recorded::{Replayed, replayed};
 use super::{BenchArguments, Row, Samples, rounded};
-use endplate_hal::{Frame, Instant, JointState, JointVec, MotionTime};
-use endplate_policies::{ActionChunk, Anchor, Budget, Committed, Decoding, Epoch, Observation, Policy, PolicyError};
-use endplate_runtime::recorder::{RecordedInference, read_inferences};
+use endplate_hal::Instant;
+use endplate_policies::{ActionChunk, Budget, Committed, Decoding, Epoch, Observation, Policy, PolicyError};
 use serde_json::json;
 
 /// Measured when no `--decodings` is given: each source of guesses alone, then what adds up.
@@ -79,12 +79,7 @@ pub(super) fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let policy = PolicyArguments { decoding: None, ..arguments.policy.clone() };
     let bundle = policy.open()?;
     let spec = bundle.spec();
-    let cameras: Vec<String> = spec.cameras.iter().map(|slot| slot.name.clone()).collect();
-    let mut recorded = read_inferences(path, &cameras).map_err(CliError::input)?;
-    recorded.truncate(arguments.observations.unwrap_or(usize::MAX));
-    if recorded.is_empty() {
-        return Err(CliError::Input(format!("{}: holds no inference", path.display())));
-    }
+    let recorded = replayed(path, spec, arguments.observations.unwrap_or(usize::MAX))?;
     let parse = |names: &[&str]| names.iter().filter_map(|name| name.parse().ok()).collect::<Vec<Decoding>>();
     let decodings = if arguments.decodings.is_empty() {
         let fits = |decoding: &Decoding| decoding.check(&spec.family).is_ok();
@@ -121,49 +116,12 @@ pub(super) fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
 }
 
 /// Answers everything on both sides; how many answers have the same tokens, of how many with tokens.
-fn compare(recorded: &[RecordedInference], plain: &mut Side, fast: &mut Side) -> Result<(usize, usize), CliError> {
+fn compare(recorded: &[Replayed], plain: &mut Side, fast: &mut Side) -> Result<(usize, usize), CliError> {
     let (mut same, mut with_tokens) = (0, 0);
-    let mut epoch = Epoch(1);
-    let mut before: Option<(&str, u64)> = None;
-    for RecordedInference { record, images } in recorded {
-        // An episode ends where the instruction changes or motion time starts over.
-        let now = (record.instruction.as_str(), record.motion_ns);
-        if before.is_some_and(|before| before.0 != now.0 || before.1 > now.1) {
-            epoch.0 += 1;
-        }
-        before = Some(now);
-        let frames: Vec<Frame> = images
-            .iter()
-            .map(|image| Frame {
-                width: image.width,
-                height: image.height,
-                data: image.data.clone(),
-                captured: Instant::ZERO,
-                available: Instant::ZERO,
-                sequence: 1,
-            })
-            .collect();
-        let joints = record.state_rad.len();
-        let Some(position_rad) = JointVec::from_slice(&record.state_rad) else {
-            return Err(CliError::Input(format!("the recording has {joints} joints: more than a robot may have")));
-        };
-        let observation = Observation {
-            frames: &frames,
-            state: JointState {
-                stamp: Instant::ZERO,
-                position_rad,
-                velocity_rad_s: JointVec::zeros(joints),
-                effort_nm: None,
-            },
-            past: &[],
-            instruction: &record.instruction,
-            anchor: Anchor {
-                motion: MotionTime::from_nanos(record.motion_ns),
-                captured: Instant::from_nanos(record.captured_ns),
-            },
-        };
-        plain.answer(&observation, epoch)?;
-        fast.answer(&observation, epoch)?;
+    for each in recorded {
+        let observation = each.observation();
+        plain.answer(&observation, each.epoch)?;
+        fast.answer(&observation, each.epoch)?;
         with_tokens += usize::from(!plain.policy.tokens().is_empty());
         same += usize::from(!plain.policy.tokens().is_empty() && plain.policy.tokens() == fast.policy.tokens());
     }

@@ -7,6 +7,8 @@ mod hand_eye;
 mod joints;
 #[cfg(feature = "sim")]
 mod latency;
+#[cfg(feature = "mcap")]
+mod thresholds;
 mod units;
 
 use super::error::CliError;
@@ -28,6 +30,9 @@ pub enum CalibrateCommand {
     /// How late motion follows commands, and frames follow motion.
     #[cfg(feature = "sim")]
     Latency(latency::LatencyArguments),
+    /// When a policy may answer with less work: fitted from recordings, written into a copy of its bundle.
+    #[cfg(feature = "mcap")]
+    Thresholds(thresholds::ThresholdArguments),
     /// Counts to LeRobot's units and back: JSON lines on standard input and output.
     Units,
 }
@@ -42,6 +47,8 @@ pub fn calibrate(command: &CalibrateCommand) -> Result<(), CliError> {
         CalibrateCommand::Joints(arguments) => joints::calibrate(arguments),
         #[cfg(feature = "sim")]
         CalibrateCommand::Latency(arguments) => latency::measure(arguments),
+        #[cfg(feature = "mcap")]
+        CalibrateCommand::Thresholds(arguments) => thresholds::fit(arguments),
         CalibrateCommand::Units => units::convert(),
     }
 }

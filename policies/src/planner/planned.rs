@@ -1,0 +1,136 @@
+//! A policy whose inferences are planned.
+
+use core::time::Duration;
+
+use super::{CostWindows, Demand, Impossible, Plan, StageCosts, Work, check_budget, plan};
+use crate::bundle::PolicySpec;
+use crate::chunk::{ActionChunk, Stages};
+use crate::observation::{Budget, Committed, Epoch, Observation};
+use crate::policy::{ObservationError, OutputFault, Policy, PolicyError, StopReason};
+
+/// How much a new answer counts in what is expected of the next.
+const NEW: f64 = 0.1;
+
+/// Plans before every inference of the policy inside and learns from its answer.
+pub(crate) struct Planned {
+    inner: Box<dyn Policy>,
+    work: Work,
+    modelled: StageCosts,
+    measured: CostWindows,
+    /// What is expected of the first inference of an epoch.
+    first: Demand,
+    demand: Demand,
+    unprobed: u32,
+    /// For the next inference, instead of a planned one.
+    given: Option<Plan>,
+}
+
+impl Planned {
+    /// `replayed`: what the golden samples took.
+    pub(crate) fn new(inner: Box<dyn Policy>, replayed: &[Stages]) -> Self {
+        let work = inner.work();
+        let modelled = StageCosts::modelled(inner.spec());
+        let mut measured = CostWindows::new();
+        let mut first = match work {
+            Work::Tokens { most, .. } => Demand { passes: f64::from(most), per_block: 1.0 },
+            Work::Once | Work::Steps { .. } => Demand { passes: 0.0, per_block: 1.0 },
+        };
+        let mut tokens = Vec::new();
+        for stages in replayed {
+            measured.record(stages);
+            tokens.push(f64::from(stages.tokens) - 1.0);
+            if stages.blocks > 0 {
+                first.per_block = per_block(stages);
+            }
+        }
+        if let (Work::Tokens { is_fixed: false, .. }, false) = (work, tokens.is_empty()) {
+            first.passes = tokens.iter().sum::<f64>() / tokens.len() as f64;
+        }
+        Self { inner, work, modelled, measured, first, demand: first, unprobed: 0, given: None }
+    }
+
+    fn learn(&mut self, stages: &Stages) {
+        self.measured.record(stages);
+        let Work::Tokens { .. } = self.work else { return };
+        self.demand.passes += NEW * (f64::from(stages.tokens) - 1.0 - self.demand.passes);
+        self.unprobed = self.unprobed.saturating_add(1);
+        if stages.blocks > 0 {
+            self.unprobed = 0;
+            self.demand.per_block += NEW * (per_block(stages) - self.demand.per_block);
+        }
+    }
+}
+
+/// Tokens a block gave; the tokens of other passes are not its merit.
+fn per_block(stages: &Stages) -> f64 {
+    let others = stages.passes - f64::from(stages.blocks);
+    (f64::from(stages.tokens) - 1.0 - others) / f64::from(stages.blocks.max(1))
+}
+
+impl Policy for Planned {
+    fn spec(&self) -> &PolicySpec {
+        self.inner.spec()
+    }
+
+    fn infer(
+        &mut self,
+        observation: &Observation<'_>,
+        committed: &Committed<'_>,
+        budget: Budget<'_>,
+        chunk: &mut ActionChunk,
+    ) -> Result<StopReason, PolicyError> {
+        let chosen = (!budget.is_unlimited()).then(|| {
+            let costs = if budget.clock.is_some() { self.measured.usual() } else { self.modelled };
+            plan(budget.deadline.duration_since(budget.start), self.work, costs, self.demand, self.unprobed)
+        });
+        let chosen = self.given.take().or(chosen);
+        self.inner.set_plan(chosen.unwrap_or(Plan::UNLIMITED));
+        let stop = self.inner.infer(observation, committed, budget, chunk)?;
+        chunk.stages_mut().plan = chosen;
+        self.learn(chunk.stages());
+        Ok(stop)
+    }
+
+    fn check_instruction(&self, instruction: &str) -> Result<(), PolicyError> {
+        self.inner.check_instruction(instruction)
+    }
+
+    fn reset(&mut self, epoch: Epoch) {
+        // What the machine costs stays known; what the task asks for may be another.
+        self.demand = self.first;
+        self.unprobed = 0;
+        self.inner.reset(epoch);
+    }
+
+    fn inject(&mut self, fault: OutputFault) {
+        self.inner.inject(fault);
+    }
+
+    fn modelled_cost(&self) -> Duration {
+        self.inner.modelled_cost()
+    }
+
+    fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {
+        self.inner.set_noise(noise)
+    }
+
+    fn tokens(&self) -> &[u32] {
+        self.inner.tokens()
+    }
+
+    fn work(&self) -> Work {
+        self.work
+    }
+
+    fn set_plan(&mut self, plan: Plan) {
+        self.given = Some(plan);
+    }
+
+    fn rescale_costs(&mut self, factor: f64) {
+        self.measured.rescale(factor);
+    }
+
+    fn check_budget(&self, budget: Duration) -> Result<(), Impossible> {
+        check_budget(budget, self.work, self.measured.fastest(), self.first)
+    }
+}
