@@ -1,9 +1,9 @@
 //! Baseline JPEG as cameras send it, bit for bit as libjpeg-turbo decodes it by default.
 //!
 //! Policies are trained on images that libjpeg decoded, and its arithmetic is the reference: the integer transform
-//! `islow`, triangular up-sampling of chrominance, fixed-point colour. `zune-jpeg` differs from it by up to seven levels at
-//! 4:2:0, and the pure-Rust `jpeg-decoder` 0.3 by up to four. Written from ITU-T T.81 and the published transform; frames
-//! of other kinds (progressive, grey, other samplings) are left to `zune-jpeg`.
+//! `islow`, triangular up-sampling of chrominance, fixed-point colour. `zune-jpeg` is up to four levels of RGB away from it
+//! (`hal/tests/jpeg/compare.py`). Written from ITU-T T.81 and the published transform; frames of other kinds (progressive,
+//! grey, other samplings) are left to `zune-jpeg`.
 
 mod entropy;
 mod header;

@@ -47,14 +47,37 @@ fn twice(samples: &[u8], out: &mut [u8]) {
         out.iter_mut().enumerate().for_each(|(x, value)| *value = samples[(x / 2).min(last)]);
         return;
     }
-    for (index, pair) in out.chunks_mut(2).enumerate() {
-        let here = u16::from(samples[index]);
-        let left = if index == 0 { here } else { (3 * here + u16::from(samples[index - 1]) + 1) >> 2 };
-        let right = if index == last { here } else { (3 * here + u16::from(samples[index + 1]) + 2) >> 2 };
-        pair[0] = left as u8;
-        if let Some(second) = pair.get_mut(1) {
-            *second = right as u8;
+    // Sums of four bytes cannot overflow; said so, the loop vectorises.
+    let part = |near: u8, far: u8, round: u16| {
+        (3u16.wrapping_mul(u16::from(near)).wrapping_add(u16::from(far)).wrapping_add(round) >> 2) as u8
+    };
+    ends(out, samples[0], samples[last]);
+    inner(out, |pairs| {
+        for (pair, near) in pairs.chunks_exact_mut(2).zip(samples.windows(2)) {
+            pair[0] = part(near[0], near[1], 2);
+            pair[1] = part(near[1], near[0], 1);
         }
+    });
+}
+
+/// The first and the last pixel of a row, which have one neighbour each.
+fn ends(out: &mut [u8], first: u8, last: u8) {
+    if let Some(pixel) = out.first_mut() {
+        *pixel = first;
+    }
+    // A row of an odd width ends within a pair.
+    if out.len().is_multiple_of(2)
+        && let Some(pixel) = out.last_mut()
+    {
+        *pixel = last;
+    }
+}
+
+/// The pairs of pixels that lie between two samples each: 1 and 2, 3 and 4, and so on.
+fn inner(out: &mut [u8], fill: impl FnOnce(&mut [u8])) {
+    let whole = out.len().saturating_sub(1) / 2 * 2;
+    if let Some(pairs) = out.get_mut(1..1 + whole) {
+        fill(pairs);
     }
 }
 
@@ -66,16 +89,17 @@ fn twice_both(near: &[u8], far: &[u8], sums: &mut Vec<u16>, out: &mut [u8]) {
         return;
     }
     sums.clear();
-    sums.extend(near.iter().zip(far).map(|(&near, &far)| 3 * u16::from(near) + u16::from(far)));
-    for (index, pair) in out.chunks_mut(2).enumerate() {
-        let here = sums[index];
-        let left = if index == 0 { 4 * here + 8 } else { 3 * here + sums[index - 1] + 8 };
-        let right = if index == last { 4 * here + 7 } else { 3 * here + sums[index + 1] + 7 };
-        pair[0] = (left >> 4) as u8;
-        if let Some(second) = pair.get_mut(1) {
-            *second = (right >> 4) as u8;
+    let sum = |(&near, &far): (&u8, &u8)| 3u16.wrapping_mul(u16::from(near)).wrapping_add(u16::from(far));
+    sums.extend(near.iter().zip(far).map(sum));
+    let part =
+        |near: u16, far: u16, round: u16| (3u16.wrapping_mul(near).wrapping_add(far).wrapping_add(round) >> 4) as u8;
+    ends(out, part(sums[0], sums[0], 8), part(sums[last], sums[last], 7));
+    inner(out, |pairs| {
+        for (pair, near) in pairs.chunks_exact_mut(2).zip(sums.windows(2)) {
+            pair[0] = part(near[0], near[1], 7);
+            pair[1] = part(near[1], near[0], 8);
         }
-    }
+    });
 }
 
 /// Converts the planes, whose chrominance is `ratio` times coarser across and down.
@@ -97,12 +121,12 @@ pub(super) fn to_rgb(planes: &[Plane; 3], ratio: (usize, usize), width: usize, r
         }
         let luma = planes[0].row(y as isize);
         for ((pixel, &y), (&cb, &cr)) in out.chunks_exact_mut(3).zip(luma).zip(cb.iter().zip(cr.iter())) {
-            // 1.402, 0.71414, 0.34414 and 1.772 in 1/65536.
-            let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
-            let red = y + ((91_881 * cr + 32_768) >> 16);
-            let green = y + ((-22_554 * cb - 46_802 * cr + 32_768) >> 16);
-            let blue = y + ((116_130 * cb + 32_768) >> 16);
-            pixel.copy_from_slice(&[red, green, blue].map(|channel| channel.clamp(0, 255) as u8));
+            // 1.402, 0.71414, 0.34414 and 1.772 in 1/65536; nothing here can overflow.
+            let (y, cb, cr) = (i32::from(y), i32::from(cb).wrapping_sub(128), i32::from(cr).wrapping_sub(128));
+            let part = |sum: i32| y.wrapping_add(sum.wrapping_add(32_768) >> 16).clamp(0, 255) as u8;
+            pixel[0] = part(91_881i32.wrapping_mul(cr));
+            pixel[1] = part((-22_554i32).wrapping_mul(cb).wrapping_sub(46_802i32.wrapping_mul(cr)));
+            pixel[2] = part(116_130i32.wrapping_mul(cb));
         }
     }
 }

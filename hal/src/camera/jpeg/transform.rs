@@ -23,6 +23,7 @@ const C2_562: i32 = fixed(2.562_915_447);
 const C3_072: i32 = fixed(3.072_711_026);
 
 /// One pass over eight numbers, scaled by 8192. Hostile numbers wrap.
+#[inline(always)]
 fn pass(x: [i32; 8]) -> [i32; 8] {
     let mul = i32::wrapping_mul;
     let add = i32::wrapping_add;
@@ -31,24 +32,20 @@ fn pass(x: [i32; 8]) -> [i32; 8] {
     let turn = mul(add(x[2], x[6]), C0_541);
     let (low, high) = (sub(turn, mul(x[6], C1_847)), add(turn, mul(x[2], C0_765)));
     let (sum, difference) = (add(x[0], x[4]).wrapping_shl(BITS), sub(x[0], x[4]).wrapping_shl(BITS));
-    let even = [add(sum, high), add(difference, low), sub(difference, low), sub(sum, high)];
+    let (e0, e1, e2, e3) = (add(sum, high), add(difference, low), sub(difference, low), sub(sum, high));
     // Odd.
     let (z1, z2, z3, z4) = (add(x[7], x[1]), add(x[5], x[3]), add(x[7], x[3]), add(x[5], x[1]));
     let z5 = mul(add(z3, z4), C1_175);
     let (z1, z2) = (mul(z1, -C0_899), mul(z2, -C2_562));
     let (z3, z4) = (add(mul(z3, -C1_961), z5), add(mul(z4, -C0_390), z5));
-    let odd = [
-        add(mul(x[1], C1_501), add(z1, z4)),
-        add(mul(x[3], C3_072), add(z2, z3)),
-        add(mul(x[5], C2_053), add(z2, z4)),
-        add(mul(x[7], C0_298), add(z1, z3)),
-    ];
-    core::array::from_fn(|index| match index {
-        0..=3 => add(even[index], odd[index]),
-        _ => sub(even[7 - index], odd[7 - index]),
-    })
+    let o0 = add(mul(x[1], C1_501), add(z1, z4));
+    let o1 = add(mul(x[3], C3_072), add(z2, z3));
+    let o2 = add(mul(x[5], C2_053), add(z2, z4));
+    let o3 = add(mul(x[7], C0_298), add(z1, z3));
+    [add(e0, o0), add(e1, o1), add(e2, o2), add(e3, o3), sub(e3, o3), sub(e2, o2), sub(e1, o1), sub(e0, o0)]
 }
 
+#[inline(always)]
 fn rounded(value: i32, bits: u32) -> i32 {
     value.wrapping_add(1 << (bits - 1)) >> bits
 }
@@ -56,7 +53,17 @@ fn rounded(value: i32, bits: u32) -> i32 {
 /// Samples of a block from its scaled coefficients, both row by row.
 pub(super) fn inverse(values: &[i32; 64]) -> [u8; 64] {
     let mut between = [0i32; 64];
+    // The whole transform of a block or a column that is flat, to the bit.
+    let flat = |value: i32| value.wrapping_shl(BETWEEN);
+    if values[1..].iter().all(|&value| value == 0) {
+        let value = rounded(flat(values[0]).wrapping_shl(BITS), BITS + BETWEEN + 3).wrapping_add(128);
+        return [value.clamp(0, 255) as u8; 64];
+    }
     for column in 0..8 {
+        if (1..8).all(|row| values[row * 8 + column] == 0) {
+            (0..8).for_each(|row| between[row * 8 + column] = flat(values[column]));
+            continue;
+        }
         let passed = pass(core::array::from_fn(|row| values[row * 8 + column]));
         for (row, value) in passed.into_iter().enumerate() {
             between[row * 8 + column] = rounded(value, BITS - BETWEEN);
