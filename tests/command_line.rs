@@ -226,3 +226,52 @@ fn an_open_loop_inference_meets_the_golden_actions() {
     assert!(actions.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-3));
     refused(&["infer", "--inputs", "nowhere.npz", "--outputs", "out.npz"], 2, &["nowhere.npz"]);
 }
+
+#[test]
+fn a_policy_of_poses_gives_its_own_rows_or_the_joints_of_the_robot_named() {
+    use npyz::WriterBuilder;
+    use npyz::npz::{NpzArchive, NpzWriter};
+    let bundle = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/tests/bundles/lerobot_act_ee");
+    let bundle = bundle.to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let mut golden = NpzArchive::open(Path::new(bundle).join("golden.npz")).unwrap();
+    let robot =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../hal/robots/so101_sim.toml")).unwrap();
+    let rules =
+        "[kinematics.inverse]\norientation_weight_m = [0.0, 0.01, 0.01]\nrotation_tolerance_rad = 0.1\n[workspace]";
+    std::fs::write(named("robot.toml"), robot.replace("[workspace]", rules)).unwrap();
+    std::fs::write(named("bare.toml"), robot.split_once("[kinematics]").unwrap().0).unwrap();
+
+    let mut written = |name: &str, state: &[f64]| {
+        let mut npz = NpzWriter::create(named(name)).unwrap();
+        let options = npyz::zip::write::FileOptions::default();
+        for camera in ["wrist", "front"] {
+            let pixels: Vec<u8> = golden.by_name(&format!("{camera}_0")).unwrap().unwrap().into_vec().unwrap();
+            let mut array = npz.array(camera, options).unwrap().default_dtype().shape(&[32, 48, 3]).begin_nd().unwrap();
+            array.extend(pixels).unwrap();
+            array.finish().unwrap();
+        }
+        let shape = [state.len() as u64];
+        let mut array = npz.array("state", options).unwrap().default_dtype().shape(&shape).begin_nd().unwrap();
+        array.extend(state.iter().copied()).unwrap();
+        array.finish().unwrap();
+    };
+    written("poses.npz", &[0.18, 0.0, 0.1, 0.0, 3.0, 0.0, 0.2]);
+    // About the same pose, as the arm's joints.
+    written("joints.npz", &[0.0, 0.3, 1.46, 1.24, 0.0, 0.2]);
+    let rows = |name: &str| -> Vec<f64> {
+        NpzArchive::open(named(name)).unwrap().by_name("actions").unwrap().unwrap().into_vec().unwrap()
+    };
+    let infer = |inputs: &str, outputs: &str, robot: &[&str]| {
+        let (inputs, outputs) = (named(inputs), named(outputs));
+        let plain = ["infer", "--bundle", bundle, "--inputs", &inputs, "--outputs", &outputs];
+        let run = endplate(&[&plain, robot].concat());
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    };
+    infer("poses.npz", "said.npz", &[]);
+    assert_eq!(rows("said.npz").len(), 10 * 7);
+    infer("joints.npz", "moved.npz", &["--robot", &named("robot.toml")]);
+    assert_eq!(rows("moved.npz").len(), 10 * 6);
+    refused(&["check", "--bundle", bundle, "--robot", &named("bare.toml")], 3, &["[kinematics]", "URDF"]);
+}

@@ -45,7 +45,7 @@ fn plans_and_handovers_that_make_no_sense_say_why() {
         (["--fault-plan", plan], ["line 3", "camera_dorp"]),
         (["--fault-plan", "random:x"], ["random:x", "whole number"]),
         (["--handover", "swich"], ["swich", "switch, blend, ensemble, rtc"]),
-        (["--handover", "training_rtc"], ["pick-cube-fast", "family flow"]),
+        (["--handover", "prefix"], ["pick-cube-fast", "use `rtc`"]),
         (["--handover", "ensemble:ask=executed"], ["pick-cube-fast", "ask=every"]),
         (["--handover", "naive_asynchronous"], ["baseline", "evaluate"]),
         (["--handover", "switch:ask=99_rows"], ["16 rows", "15 or fewer"]),

@@ -6,8 +6,8 @@ mod rig;
 
 use endplate_hal::{Arm, BusError, Clock, Instant, JointState, MonotonicClock, Robot, SafeCommand, Sent, robots};
 use endplate_policies::{ActionChunk, Epoch, Interpolation};
-use endplate_runtime::drive::camera_loops;
 use endplate_runtime::drive::control_thread::{ControlLinks, ControlThread, Shared};
+use endplate_runtime::drive::{Sight, camera_loops};
 use endplate_runtime::watchdog::{Heartbeat, Notifier, Watchdog, WatchdogOptions};
 use endplate_runtime::{ControlLoop, ControlSnapshot, FaultPlan, PlayRules, Samples, stamp_ring, triple_buffer};
 use std::os::unix::net::UnixDatagram;
@@ -226,7 +226,7 @@ fn a_control_loop_that_hangs_in_a_driver_stops_the_kicks_and_its_missed_periods_
     let shared = Shared::new(Epoch(0));
     let (_chunk_writer, chunks) = triple_buffer(|| ActionChunk::new(8, spec.joints.len()));
     let (snapshots, _snapshot_reader) = triple_buffer(ControlSnapshot::new);
-    let (ticks, _tick_reader) = triple_buffer(|| None);
+    let (sights, _sight_reader) = triple_buffer(Sight::default);
     let (mut stamps, _stamp_reader) = stamp_ring(1024);
     let mut lateness = Samples::with_capacity(1 << 16);
     std::thread::scope(|scope| {
@@ -239,11 +239,12 @@ fn a_control_loop_that_hangs_in_a_driver_stops_the_kicks_and_its_missed_periods_
                 watch: &watch,
                 faults: &FaultPlan::default(),
                 estop: &AtomicBool::new(false),
+                orders: None,
                 lateness: &mut lateness,
                 heartbeat: &heartbeat,
                 stamps: &mut stamps,
             };
-            thread.run(&shared, &mut ControlLinks { chunks, snapshots, ticks });
+            thread.run(&shared, &mut ControlLinks { chunks, snapshots, sights });
         });
         supervisor.wait_for("WATCHDOG=1");
         while watchdog.withheld() < 3 {

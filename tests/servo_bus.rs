@@ -6,9 +6,10 @@ use endplate_hal::{Arm, Clock, MonotonicClock, Robot, RobotSpec, robots};
 use endplate_policies::{Epoch, Interpolation};
 use endplate_runtime::robot::{BusArm, BusReport};
 use endplate_runtime::{Cause, ControlLoop, Inbox, PlayRules, Rung, Tick};
-use endplate_sim::bus::{BusFaults, BusOptions, EmulatedBus, FreeJoints, Make};
+use endplate_sim::bus::{BusFaults, BusOptions, EmulatedBus, FreeJoints, Make, Plant};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn bus() -> EmulatedBus {
@@ -152,4 +153,65 @@ fn a_bus_that_falls_silent_ages_the_state_and_holds_the_arm() {
     assert!(rig.reports[0]().failed_reads > 0);
     bus.set_faults(BusFaults::default());
     rig.until("it recovers", |_, tick| tick.rung == Rung::Held && tick.cause.is_none());
+}
+
+/// Free joints that tell which have torque.
+struct Watched {
+    joints: FreeJoints,
+    torque: Arc<Mutex<[bool; 6]>>,
+}
+
+impl Plant for Watched {
+    fn advance(&mut self) {
+        self.joints.advance();
+    }
+    fn state(&self, joint: usize) -> (f64, f64) {
+        self.joints.state(joint)
+    }
+    fn set_goal(&mut self, joint: usize, goal_rad: f64) {
+        self.joints.set_goal(joint, goal_rad);
+    }
+    fn set_torque(&mut self, joint: usize, on: bool) {
+        self.torque.lock().unwrap()[joint] = on;
+        self.joints.set_torque(joint, on);
+    }
+}
+
+#[test]
+fn endplate_stop_does_for_an_orphaned_arm_what_its_description_declares() {
+    let torque = Arc::new(Mutex::new([false; 6]));
+    let mut joints = FreeJoints::new(6, 4.6);
+    joints.place(2, 1.0);
+    let plant = Watched { joints, torque: Arc::clone(&torque) };
+    let bus = EmulatedBus::start(BusOptions::new(Make::Feetech, 6), Box::new(plant)).unwrap();
+    let described = |category: &str| {
+        let text = one_arm()
+            .replace("port = \"emulated\"", &format!("port = {:?}", bus.path()))
+            .replace("stop_category = \"hold\"", &format!("stop_category = \"{category}\""));
+        let file = std::env::temp_dir().join(format!("endplate-stop-{category}-{}.toml", std::process::id()));
+        std::fs::write(&file, &text).unwrap();
+        (RobotSpec::from_toml_str(&text, "orphaned arm").unwrap(), file)
+    };
+    let (holding, hold) = described("hold");
+    let (_, torque_off) = described("torque_off");
+    // A run that ends without a word: the servos keep their torque.
+    let mut rig = Rig::new(holding, &[bus.path()]);
+    rig.until("torque", |_, _| torque.lock().unwrap().iter().all(|on| *on));
+    drop(rig);
+    let stop = |file: &Path| {
+        let output = Command::new(env!("CARGO_BIN_EXE_endplate")).args(["stop", "--robot"]).arg(file).output().unwrap();
+        (output.status.success(), format!("{output:?}"))
+    };
+    let (ok, said) = stop(&hold);
+    assert!(ok && said.contains("hold their last goal"), "{said}");
+    assert!(torque.lock().unwrap().iter().all(|on| *on), "a declared hold lets nothing fall");
+    let (ok, said) = stop(&torque_off);
+    assert!(ok && said.contains("torque is off"), "{said}");
+    assert!(torque.lock().unwrap().iter().all(|on| !*on));
+    drop(bus);
+    let (ok, said) = stop(&torque_off);
+    assert!(!ok && said.contains("not stopped"), "{said}");
+    for file in [hold, torque_off] {
+        let _ = std::fs::remove_file(file);
+    }
 }

@@ -9,16 +9,15 @@
 //! file is one LeRobot reads and the servos hold what LeRobot would have written.
 
 use crate::lerobot::{MotorCalibration, MotorCalibrations};
-use crate::plausibility::ServoRegisters;
-use endplate_hal::servo::Count;
+use endplate_hal::servo::{Count, Master, Port, Protocol, ServoRegisters};
 
 /// What the calibration needs of a bus.
 pub trait CalibrationBus {
-    /// Switches a servo's torque.
+    /// Switches a servo's torque off.
     ///
     /// # Errors
     /// A message that names the servo.
-    fn set_torque(&mut self, id: u8, on: bool) -> Result<(), String>;
+    fn torque_off(&mut self, id: u8) -> Result<(), String>;
 
     /// A servo's present position, counts.
     ///
@@ -38,6 +37,40 @@ pub trait CalibrationBus {
     /// # Errors
     /// A message that names the servo.
     fn write_registers(&mut self, id: u8, registers: ServoRegisters) -> Result<(), String>;
+
+    /// The offset that makes a position, read with offset 0, read as 2047. Feetech: `present = encoder − offset`.
+    fn homing_offset(&self, Count(position): Count) -> i32 {
+        // The servo holds no larger one; a middle on the last count of the encoder then reads 2048.
+        (position - (TURN - 1) / 2).clamp(-FEETECH_MOST, FEETECH_MOST)
+    }
+}
+
+/// Largest homing offset of a Feetech: eleven bits and a sign.
+const FEETECH_MOST: i32 = 2047;
+
+/// A real bus: Feetech's and Dynamixel's arithmetic, EEPROM unlocked, written, read back and locked again.
+impl<P: Port> CalibrationBus for Master<P> {
+    fn torque_off(&mut self, id: u8) -> Result<(), String> {
+        Master::torque_off(self, id).map_err(|error| error.to_string())
+    }
+
+    fn position(&mut self, id: u8) -> Result<Count, String> {
+        self.read_position(id).map_err(|error| error.to_string())
+    }
+
+    fn registers(&mut self, id: u8) -> Result<ServoRegisters, String> {
+        self.read_calibration(id).map_err(|error| error.to_string())
+    }
+
+    fn write_registers(&mut self, id: u8, registers: ServoRegisters) -> Result<(), String> {
+        self.write_calibration(id, &registers).map_err(|error| error.to_string())
+    }
+
+    fn homing_offset(&self, Count(position): Count) -> i32 {
+        let feetech = (position - (TURN - 1) / 2).clamp(-FEETECH_MOST, FEETECH_MOST);
+        // Dynamixel: `present = encoder + offset`.
+        if self.protocol() == Protocol::Feetech { feetech } else { (TURN - 1) / 2 - position }
+    }
 }
 
 /// One joint to calibrate.
@@ -89,6 +122,19 @@ pub enum JointCalibrationError {
         wrote: ServoRegisters,
         /// What is there.
         holds: ServoRegisters,
+    },
+    /// A servo holds its offset and does not go by it.
+    #[error(
+        "{joint}: with offset {offset} its middle reads {reads} and not 2047: the servo does not apply it (a Dynamixel in position \
+         mode takes −1024 to 1024): turn its horn by a quarter, or write operating mode 4, then start again"
+    )]
+    OffsetIgnored {
+        /// The joint.
+        joint: String,
+        /// What it holds.
+        offset: i32,
+        /// What it reads.
+        reads: i32,
     },
     /// A joint was hardly moved.
     #[error(
@@ -168,7 +214,7 @@ impl<B: CalibrationBus> JointCalibration<B> {
         let mut before = Vec::new();
         for joint in &joints {
             let fail = |message| JointCalibrationError::Bus { joint: joint.name.clone(), message };
-            bus.set_torque(joint.id, false).map_err(fail)?;
+            bus.torque_off(joint.id).map_err(fail)?;
             before.push(bus.registers(joint.id).map_err(fail)?);
         }
         let count = joints.len();
@@ -272,8 +318,8 @@ impl<B: CalibrationBus> JointCalibration<B> {
         result
     }
 
-    /// The calibration, once [`Phase::Done`]; the bus is handed back with it.
-    pub fn finish(self) -> (MotorCalibrations, B) {
+    /// The calibration, once [`Phase::Done`].
+    pub fn file(&self) -> MotorCalibrations {
         let motors = self.joints.iter().enumerate().map(|(index, joint)| {
             let (range_min, range_max) = self.ranges[index];
             let entry = MotorCalibration {
@@ -286,7 +332,12 @@ impl<B: CalibrationBus> JointCalibration<B> {
             (joint.name.clone(), entry)
         });
         // Ids and ranges were checked on the way; a plan with one id twice gives no calibration.
-        (MotorCalibrations::new(motors.collect(), "calibration").unwrap_or_default(), self.bus)
+        MotorCalibrations::new(motors.collect(), "calibration").unwrap_or_default()
+    }
+
+    /// Joints and what their servos held before: what to write down where it cannot be put back.
+    pub fn before(&self) -> impl Iterator<Item = (&str, ServoRegisters)> {
+        self.joints.iter().zip(&self.before).map(|(joint, before)| (joint.name.as_str(), *before))
     }
 
     fn set_middle(&mut self) -> Result<(), JointCalibrationError> {
@@ -295,9 +346,14 @@ impl<B: CalibrationBus> JointCalibration<B> {
             self.write(index, open).or_else(|error| self.fail(error))?;
             let position = self.read(index).or_else(|error| self.fail(error))?;
             // As LeRobot: the middle reads 2047.
-            let offset = position - (TURN - 1) / 2;
+            let offset = self.bus.homing_offset(Count(position));
             self.write(index, ServoRegisters { homing_offset: offset, ..open }).or_else(|error| self.fail(error))?;
             self.offsets[index] = offset;
+            let reads = self.read(index).or_else(|error| self.fail(error))?;
+            if (reads - (TURN - 1) / 2).abs() > SHOWN {
+                let joint = self.joints[index].name.clone();
+                return self.fail(JointCalibrationError::OffsetIgnored { joint, offset, reads });
+            }
         }
         self.phase = Phase::Sweep;
         self.poll()
@@ -385,23 +441,35 @@ impl<B: CalibrationBus> JointCalibration<B> {
     }
 }
 
-/// Writes a calibration into the servos and reads it back: what `Stale` asks for when the file is the right one.
+/// Writes a calibration into the servos, torque off, and reads it back; where one fails, all are put back.
 ///
 /// # Errors
-/// [`JointCalibrationError`] of the first servo; those before it are written.
+/// [`JointCalibrationError`] of the first servo that failed.
 pub fn load(bus: &mut impl CalibrationBus, file: &MotorCalibrations) -> Result<(), JointCalibrationError> {
+    let mut before = Vec::new();
     for (name, motor) in file.iter() {
         let fail = |message| JointCalibrationError::Bus { joint: name.to_owned(), message };
-        let wrote = ServoRegisters::from(motor);
         let id = u8::try_from(motor.id).map_err(|error| fail(error.to_string()))?;
-        bus.set_torque(id, false).map_err(fail)?;
+        bus.torque_off(id).map_err(fail)?;
+        before.push((id, bus.registers(id).map_err(fail)?));
+    }
+    let result = file.iter().zip(&before).try_for_each(|((name, motor), &(id, _))| {
+        let fail = |message| JointCalibrationError::Bus { joint: name.to_owned(), message };
+        let wrote = ServoRegisters::from(motor);
         bus.write_registers(id, wrote).map_err(fail)?;
         let holds = bus.registers(id).map_err(fail)?;
-        if holds != wrote {
-            return Err(JointCalibrationError::ReadBack { joint: name.to_owned(), wrote, holds });
+        if holds == wrote {
+            return Ok(());
+        }
+        Err(JointCalibrationError::ReadBack { joint: name.to_owned(), wrote, holds })
+    });
+    if result.is_err() {
+        for (id, held) in before {
+            // What cannot be put back is found by the check before torque: servo and file then differ.
+            let _ = bus.write_registers(id, held);
         }
     }
-    Ok(())
+    result
 }
 
 /// A simulated arm: joints of known travel, moved as a hand would, Feetech's arithmetic.
@@ -429,7 +497,7 @@ impl SimulatedBus {
 }
 
 impl CalibrationBus for SimulatedBus {
-    fn set_torque(&mut self, id: u8, _: bool) -> Result<(), String> {
+    fn torque_off(&mut self, id: u8) -> Result<(), String> {
         self.index(id).map(drop)
     }
 
@@ -490,7 +558,7 @@ mod tests {
         calibration.bus.encoders[1] -= 120;
         assert_eq!(calibration.confirm().unwrap(), Phase::Done);
         assert_eq!(calibration.confirm(), Err(JointCalibrationError::Over));
-        let (file, bus) = calibration.finish();
+        let (file, bus) = (calibration.file(), &calibration.bus);
         let pan = *file.get("pan").unwrap();
         assert_eq!((pan.homing_offset, pan.range_min, pan.range_max, pan.drive_mode), (100 - 2047, 1047, 3047, 0));
         let roll = *file.get("roll").unwrap();

@@ -7,25 +7,8 @@
 
 use crate::lerobot::{MotorCalibration, MotorCalibrations};
 use core::f64::consts::TAU;
-use endplate_hal::servo::Count;
+use endplate_hal::servo::{Count, ServoRegisters};
 use endplate_hal::{Kinematics, RobotSpec};
-
-/// What a servo holds in its own memory.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct ServoRegisters {
-    /// Homing offset, counts.
-    pub homing_offset: i32,
-    /// Smallest position it accepts, counts.
-    pub range_min: i32,
-    /// Largest position it accepts, counts.
-    pub range_max: i32,
-}
-
-impl From<&MotorCalibration> for ServoRegisters {
-    fn from(motor: &MotorCalibration) -> Self {
-        Self { homing_offset: motor.homing_offset, range_min: motor.range_min, range_max: motor.range_max }
-    }
-}
 
 /// How far things may be apart.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -74,18 +57,27 @@ pub enum Finding {
         /// Id in the description.
         robot: u8,
     },
-    /// The servo holds other numbers than the file.
+    /// Most servos of an arm hold what another arm's file says.
     #[error(
-        "joint {joint}: the servo holds {servo:?} and the calibration {file:?}: stale, or another arm's; load it into the \
-         servos with `endplate calibrate joints --load FILE` or calibrate again"
+        "the servos of arm {arm} hold the calibration of arm {other}: their cables are swapped; swap them back, or the \
+         ports in the description (names by id below /dev/serial/by-id do not change places)"
     )]
-    Stale {
+    SwappedArms {
+        /// The arm.
+        arm: String,
+        /// Whose calibration it holds.
+        other: String,
+    },
+    /// A servo holds what the file says of another joint.
+    #[error(
+        "the servo of joint {joint} holds the calibration of joint {other}: their ids were exchanged; give them their own \
+         with `endplate servo set-id`, each connected alone"
+    )]
+    SwappedServos {
         /// The joint.
         joint: String,
-        /// What the servo holds.
-        servo: ServoRegisters,
-        /// What the file says.
-        file: ServoRegisters,
+        /// Whose calibration it holds.
+        other: String,
     },
     /// The joint stands where it cannot.
     #[error(
@@ -173,48 +165,82 @@ pub fn against_robot(file: &MotorCalibrations, robot: &RobotSpec) -> Vec<Finding
     findings
 }
 
-/// Whether a servo holds what the file says and stands inside its range.
-pub fn against_servo(
-    joint: &str,
-    file: &MotorCalibration,
-    servo: ServoRegisters,
-    Count(count): Count,
-    tolerances: &Tolerances,
-) -> Vec<Finding> {
+/// Whether a joint stands inside the range that the file gives it.
+pub fn standing(joint: &str, file: &MotorCalibration, count: Count, tolerances: &Tolerances) -> Option<Finding> {
+    let beyond = ServoRegisters::from(file).beyond(count);
+    (beyond > tolerances.outside_counts).then(|| Finding::OutsideRange {
+        joint: joint.to_owned(),
+        count: count.0,
+        min: file.range_min,
+        max: file.range_max,
+        shift_deg: f64::from(beyond) * 360.0 / 4096.0,
+    })
+}
+
+/// Whether the servos hold what the files say of other joints: `held` is what each of the robot's joints holds, where
+/// that is known. Equal numbers of two joints tell nothing.
+pub fn swapped(robot: &RobotSpec, held: &[Option<ServoRegisters>]) -> Vec<Finding> {
+    let file = |joint: usize| robot.joints[joint].servo.and_then(|servo| servo.held);
+    let is_foreign = |joint: usize, of: usize| {
+        let held = held.get(joint).copied().flatten();
+        held.is_some() && held == file(of) && held != file(joint)
+    };
     let mut findings = Vec::new();
-    let wanted = ServoRegisters::from(file);
-    if servo != wanted {
-        findings.push(Finding::Stale { joint: joint.to_owned(), servo, file: wanted });
-    }
-    let beyond = (file.range_min - count).max(count - file.range_max);
-    if beyond > tolerances.outside_counts {
-        findings.push(Finding::OutsideRange {
-            joint: joint.to_owned(),
-            count,
-            min: file.range_min,
-            max: file.range_max,
-            shift_deg: f64::from(beyond) * 360.0 / 4096.0,
-        });
+    for arm in &robot.arms {
+        let other =
+            robot.arms.iter().filter(|other| other.name != arm.name && other.joints.len() == arm.joints.len()).find(
+                |other| {
+                    let pairs = arm.joints.clone().zip(other.joints.clone());
+                    2 * pairs.filter(|&(joint, of)| is_foreign(joint, of)).count() > arm.joints.len()
+                },
+            );
+        if let Some(other) = other {
+            findings.push(Finding::SwappedArms { arm: arm.name.clone(), other: other.name.clone() });
+            continue;
+        }
+        for joint in arm.joints.clone() {
+            if let Some(of) = arm.joints.clone().find(|&of| is_foreign(joint, of)) {
+                let [joint, other] = [joint, of].map(|joint| robot.joints[joint].name.clone());
+                findings.push(Finding::SwappedServos { joint, other });
+            }
+        }
     }
     findings
 }
 
-/// Whether a recorded range is the described travel of a joint, `lower_rad` to `upper_rad`. A joint that turns all the
-/// way round (0 to 4095) has no stops and is not judged.
+/// Whether a recorded range is the travel of a joint: from stop to stop where that is described, else `lower_rad` to
+/// `upper_rad`. A joint that turns all the way round (0 to 4095) has no stops and is not judged.
 pub fn span(robot: &RobotSpec, joint: usize, file: &MotorCalibration, tolerances: &Tolerances) -> Option<Finding> {
-    let described = &robot.joints[joint];
-    let found = f64::from(file.range_max - file.range_min) * TAU / 4096.0;
-    let travel = described.limits.upper_rad - described.limits.lower_rad;
-    let whole_turn = file.range_min == 0 && file.range_max == 4095;
-    // Limits inside the mechanical stops are a choice, a range shorter than the limits is a fault; a range far beyond
-    // them is another joint's.
+    let limits = &robot.joints[joint].limits;
+    let described = robot.joints[joint].servo.and_then(|servo| servo.travel_rad);
+    range_of(robot, joint, file.into(), described.unwrap_or(limits.upper_rad - limits.lower_rad), tolerances)
+}
+
+/// Whether the ranges of the robot's calibration files are the travel of its joints, where that is described. Limits
+/// alone say nothing here: they may be narrower by choice, and a range that is narrower than they has been refused.
+pub fn spans(robot: &RobotSpec, tolerances: &Tolerances) -> Vec<Finding> {
+    let judged = robot.joints.iter().enumerate().filter_map(|(index, joint)| {
+        let servo = joint.servo?;
+        range_of(robot, index, servo.held?, servo.travel_rad?, tolerances)
+    });
+    judged.collect()
+}
+
+fn range_of(
+    robot: &RobotSpec,
+    joint: usize,
+    range: ServoRegisters,
+    travel: f64,
+    tolerances: &Tolerances,
+) -> Option<Finding> {
+    let found = f64::from(range.range_max - range.range_min) * TAU / 4096.0;
     let apart = found - travel;
-    if whole_turn || apart.abs() <= tolerances.span_share * travel {
+    if (range.range_min, range.range_max) == (0, 4095) || apart.abs() <= tolerances.span_share * travel {
         return None;
     }
     let shift = apart.abs() / 2.0;
     Some(Finding::Span {
-        joint: described.name.clone(),
+        joint: robot.joints[joint].name.clone(),
         found_deg: found.to_degrees(),
         travel_deg: travel.to_degrees(),
         shift_deg: shift.to_degrees(),
@@ -291,7 +317,7 @@ mod tests {
         assert_eq!(against_robot(&file, &robot), []);
         for (index, (name, motor)) in file.iter().enumerate() {
             assert_eq!(span(&robot, index, motor, &tolerances), None);
-            assert_eq!(against_servo(name, motor, motor.into(), Count(2000), &tolerances), []);
+            assert_eq!(standing(name, motor, Count(2000), &tolerances), None);
         }
     }
 
@@ -305,10 +331,6 @@ mod tests {
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(found[0].contains("servo 2") && found[0].contains("servo 9"), "{found:?}");
         assert!(found[1].contains("no joint \"elbow\"") && found[2].contains("\"elbow_flex\""), "{found:?}");
-        let motor = file.get("gripper").unwrap();
-        let servo = ServoRegisters { homing_offset: 39, ..motor.into() };
-        let stale = against_servo("gripper", motor, servo, Count(2000), &Tolerances::default());
-        assert!(stale[0].to_string().contains("homing_offset: 39"), "{stale:?}");
     }
 
     #[test]
@@ -320,8 +342,8 @@ mod tests {
         for (index, (name, motor)) in file.iter().enumerate() {
             // Held against its upper stop, it reads beyond its range.
             let at_stop = Count(motor.range_max + counts);
-            let found = against_servo(name, motor, motor.into(), at_stop, &tolerances);
-            assert!(matches!(found[..], [Finding::OutsideRange { .. }]), "{found:?}");
+            let found = standing(name, motor, at_stop, &tolerances);
+            assert!(matches!(found, Some(Finding::OutsideRange { .. })), "{found:?}");
             // In any known pose, it reads another angle.
             let known = vec![0.3; robot.joints.len()];
             let mut read = known.clone();

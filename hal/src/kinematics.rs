@@ -1,4 +1,10 @@
-//! Forward kinematics and the Jacobian of a serial chain.
+//! Where a serial chain's tool is, how it moves, and which joints bring it somewhere.
+
+mod inverse;
+mod model_file;
+
+pub use inverse::{InverseError, InverseKinematics, InverseRules};
+pub use model_file::{ModelFileError, ModelLink, ModelPath};
 
 use nalgebra::{Isometry3, SMatrix, Translation3, Unit, UnitQuaternion, Vector3};
 
@@ -52,35 +58,57 @@ pub struct ChainLink {
     pub joint: usize,
     /// From the previous joint's frame to this joint's, m.
     pub origin_m: [f64; 3],
+    /// This joint's frame at zero as seen from the previous one: roll, pitch, yaw about fixed axes (`Rz·Ry·Rx`), rad.
+    pub rpy_rad: [f64; 3],
     /// Rotation axis in this joint's frame; need not be of unit length.
     pub axis: [f64; 3],
 }
 
-/// A serial chain of revolute joints whose frames are parallel at zero.
+/// A pose of a translation, m, and of roll, pitch and yaw about fixed axes (`Rz·Ry·Rx`, as URDF has them), rad.
+pub(crate) fn pose(xyz_m: [f64; 3], rpy_rad: [f64; 3]) -> Isometry3<f64> {
+    let [roll, pitch, yaw] = rpy_rad;
+    Isometry3::from_parts(Translation3::from(Vector3::from(xyz_m)), UnitQuaternion::from_euler_angles(roll, pitch, yaw))
+}
+
+/// A serial chain of revolute joints.
 ///
 /// # Real-time
 /// Evaluation neither allocates nor blocks.
 #[derive(Clone, Debug)]
 pub struct Chain {
-    links: Vec<(usize, Translation3<f64>, Unit<Vector3<f64>>)>,
-    tool: Translation3<f64>,
+    links: Vec<(usize, Isometry3<f64>, Unit<Vector3<f64>>)>,
+    tool: Isometry3<f64>,
 }
 
 impl Chain {
-    /// A chain of these links, base first, ending in a tool point `tool_m` from the last joint.
+    /// A chain of these links, base first, ending in a tool frame parallel to the last joint's, `tool_m` from it.
     ///
     /// # Errors
     /// [`KinematicsError::Axis`] for an axis without direction.
     pub fn new(links: &[ChainLink], tool_m: [f64; 3]) -> Result<Self, KinematicsError> {
+        Self::with_tool(links, tool_m, [0.0; 3])
+    }
+
+    /// A chain of these links, base first, ending in a tool frame with this place, m, and roll, pitch, yaw, rad, in the last
+    /// joint's frame.
+    ///
+    /// # Errors
+    /// [`KinematicsError::Axis`] for an axis without direction.
+    pub fn with_tool(links: &[ChainLink], tool_m: [f64; 3], tool_rpy_rad: [f64; 3]) -> Result<Self, KinematicsError> {
         let links = links
             .iter()
             .enumerate()
             .map(|(link, described)| {
                 let axis = Unit::try_new(Vector3::from(described.axis), 1e-9).ok_or(KinematicsError::Axis { link })?;
-                Ok((described.joint, Translation3::from(Vector3::from(described.origin_m)), axis))
+                Ok((described.joint, pose(described.origin_m, described.rpy_rad), axis))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { links, tool: Translation3::from(Vector3::from(tool_m)) })
+        Ok(Self { links, tool: pose(tool_m, tool_rpy_rad) })
+    }
+
+    /// The robot's joints the chain runs through, base first.
+    pub fn joints(&self) -> impl Iterator<Item = usize> + '_ {
+        self.links.iter().map(|(joint, _, _)| *joint)
     }
 
     /// The tool point in the base frame, m.
@@ -131,7 +159,7 @@ mod tests {
     use super::*;
 
     fn planar() -> Chain {
-        let link = |joint, z| ChainLink { joint, origin_m: [0.0, 0.0, z], axis: [0.0, 1.0, 0.0] };
+        let link = |joint, z| ChainLink { joint, origin_m: [0.0, 0.0, z], rpy_rad: [0.0; 3], axis: [0.0, 1.0, 0.0] };
         Chain::new(&[link(0, 0.1), link(1, 0.2)], [0.0, 0.0, 0.3]).unwrap()
     }
 
@@ -164,6 +192,7 @@ mod tests {
     fn missing_and_non_finite_joints_are_errors() {
         assert_eq!(planar().forward(&[0.0]), Err(KinematicsError::Joints { needed: 1, got: 1 }));
         assert_eq!(planar().forward(&[0.0, f64::NAN]), Err(KinematicsError::NonFinite { joint: 1 }));
-        assert!(Chain::new(&[ChainLink { joint: 0, origin_m: [0.0; 3], axis: [0.0; 3] }], [0.0; 3]).is_err());
+        let still = ChainLink { joint: 0, origin_m: [0.0; 3], rpy_rad: [0.0; 3], axis: [0.0; 3] };
+        assert!(Chain::new(&[still], [0.0; 3]).is_err());
     }
 }

@@ -20,14 +20,17 @@ mod time;
 pub use arm::{Arm, BusError, CommandSink, HealthFault, Robot, RobotError, Sent};
 pub use frame::{Camera, CameraError, Frame, FrameStamp};
 pub use joints::{JointState, JointVec, MAX_JOINTS, StateRing, StateRingError};
-pub use kinematics::{Chain, ChainLink, Kinematics, KinematicsError};
+pub use kinematics::{
+    Chain, ChainLink, InverseError, InverseKinematics, InverseRules, Kinematics, KinematicsError, ModelFileError,
+    ModelLink, ModelPath,
+};
 pub use safety::{
     CommandMode, HeldCause, JointCommand, JointLimits, Limit, Motion, SafeCommand, SafetyError, SafetyFilter,
     SafetyLimits, Verdict, WorkspaceBox,
 };
 pub use spec::{
-    ArmSpec, BusSpec, CameraDevice, CameraSpec, ControlSpec, EMULATED, JointSpec, OnSilence, Pacing, PixelFormat,
-    RealtimeSpec, RobotSpec, ServoSpec, SpecError, StopCategory,
+    ArmSpec, BusSpec, CalibrationLoader, CameraDevice, CameraSpec, ControlSpec, EMULATED, JointSpec, OnSilence, Pacing,
+    PixelFormat, PoseSpec, RealtimeSpec, RobotSpec, ServoCalibration, ServoSpec, SpecError, StopCategory,
 };
 pub use time::{Clock, Instant, MonotonicClock, MotionTime, SimulatedClock};
 

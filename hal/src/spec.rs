@@ -1,14 +1,21 @@
 //! The robot description `robot.toml`: raw serde structs that refuse unknown keys, validated once into [`RobotSpec`].
 
+mod chain;
 mod devices;
+mod poses;
 
-pub use devices::{ArmSpec, BusSpec, CameraDevice, EMULATED, OnSilence, PixelFormat, ServoSpec};
+pub use devices::{
+    ArmSpec, BusSpec, CalibrationLoader, CameraDevice, EMULATED, OnSilence, PixelFormat, ServoCalibration, ServoSpec,
+};
 
 use crate::joints::{JointVec, MAX_JOINTS};
-use crate::kinematics::{Chain, ChainLink};
+use crate::kinematics::{Chain, InverseKinematics, InverseRules};
 use crate::safety::{JointLimits, SafetyLimits, WorkspaceBox};
+use chain::{RawKinematics, validate_chain};
 use core::time::Duration;
-use devices::{RawBus, RawServo, validate_bus, validate_servo};
+use devices::{RawBus, RawServo, load_calibration, validate_bus, validate_servo};
+pub use poses::PoseSpec;
+use poses::{RawPoses, validate_poses};
 use serde::Deserialize;
 
 /// Why a robot description is refused. Names the file, the key, the value and what to do.
@@ -158,8 +165,12 @@ pub struct RobotSpec {
     pub control: ControlSpec,
     /// Chain to the tool, where described.
     pub chain: Option<Chain>,
+    /// What counts as reached when joints are sought for a pose of the tool.
+    pub inverse: InverseRules,
     /// The box the tool may not leave, where described.
     pub workspace: Option<WorkspaceBox>,
+    /// Poses of the operator's, where described.
+    pub poses: PoseSpec,
 }
 
 #[derive(Deserialize)]
@@ -173,6 +184,8 @@ struct RawRobot {
     cameras: Vec<RawCamera>,
     kinematics: Option<RawKinematics>,
     workspace: Option<RawWorkspace>,
+    #[serde(default)]
+    poses: RawPoses,
 }
 
 #[derive(Deserialize)]
@@ -239,21 +252,6 @@ struct RawCamera {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawKinematics {
-    links: Vec<RawLink>,
-    tool_m: [f64; 3],
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLink {
-    joint: String,
-    origin_m: [f64; 3],
-    axis: [f64; 3],
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawWorkspace {
     min_m: [f64; 3],
     max_m: [f64; 3],
@@ -307,11 +305,37 @@ impl Validator<'_> {
 }
 
 impl RobotSpec {
-    /// Parses and validates a description; `file` is the name to use in messages.
+    /// Parses and validates a description; `file` is the name to use in messages. Files that it names, a chain or a
+    /// calibration, are refused: see [`from_toml_str_with`](Self::from_toml_str_with).
     ///
     /// # Errors
     /// [`SpecError`], naming file, key, value and remedy.
     pub fn from_toml_str(text: &str, file: &str) -> Result<Self, SpecError> {
+        Self::from_toml_str_with(text, file, &|_| Err(std::io::Error::other("this description stands in no folder")))
+    }
+
+    /// As [`from_toml_str`](Self::from_toml_str), with `read` for the files a description names, by the path it gives.
+    ///
+    /// # Errors
+    /// [`SpecError`], naming file, key, value and remedy.
+    pub fn from_toml_str_with(
+        text: &str,
+        file: &str,
+        read: &dyn Fn(&str) -> std::io::Result<String>,
+    ) -> Result<Self, SpecError> {
+        Self::from_toml_with(text, file, read, &mut |_| Err("this description may name no calibration".to_owned()))
+    }
+
+    /// As [`from_toml_str_with`](Self::from_toml_str_with), with `load` for calibration files.
+    ///
+    /// # Errors
+    /// [`SpecError`], naming file, key, value and remedy.
+    pub fn from_toml_with(
+        text: &str,
+        file: &str,
+        read: &dyn Fn(&str) -> std::io::Result<String>,
+        load: CalibrationLoader<'_>,
+    ) -> Result<Self, SpecError> {
         let raw: RawRobot = toml::from_str(text)
             .map_err(|error| SpecError::Parse { file: file.into(), message: error.to_string().trim_end().into() })?;
         let check = Validator { file };
@@ -324,8 +348,11 @@ impl RobotSpec {
         for arm in &raw.arms {
             let first = joints.len();
             let bus = arm.bus.as_ref().map(|raw| validate_bus(&check, &arm.name, raw)).transpose()?;
-            for joint in &arm.joints {
-                joints.push(validate_joint(&check, &arm.name, joint, &control, bus.as_ref())?);
+            let names: Vec<&str> = arm.joints.iter().map(|joint| joint.name.as_str()).collect();
+            let calibration = load_calibration(&check, &arm.name, bus.as_ref(), &names, load)?;
+            for (index, joint) in arm.joints.iter().enumerate() {
+                let calibration = calibration.get(index);
+                joints.push(validate_joint(&check, &arm.name, joint, &control, bus.as_ref(), calibration)?);
             }
             unique_ids(&check, &arm.name, &joints[first..])?;
             arms.push(ArmSpec { name: arm.name.clone(), joints: first..joints.len(), bus });
@@ -336,10 +363,12 @@ impl RobotSpec {
         }
         check.unique("cameras.name", raw.cameras.iter().map(|camera| camera.name.as_str()))?;
         let cameras = raw.cameras.iter().map(|camera| validate_camera(&check, camera)).collect::<Result<_, _>>()?;
-        let chain = raw.kinematics.as_ref().map(|raw| validate_chain(&check, raw, &joints)).transpose()?;
+        let described = raw.kinematics.as_ref().map(|raw| validate_chain(&check, raw, &joints, read)).transpose()?;
+        let (chain, inverse) = described.map_or((None, InverseRules::default()), |(chain, rules)| (Some(chain), rules));
         let workspace =
             raw.workspace.as_ref().map(|raw| validate_workspace(&check, raw, chain.is_some())).transpose()?;
-        Ok(Self { name: raw.name, source: file.into(), arms, joints, cameras, control, chain, workspace })
+        let poses = validate_poses(&check, &raw.poses, &joints)?;
+        Ok(Self { name: raw.name, source: file.into(), arms, joints, cameras, control, chain, inverse, workspace, poses })
     }
 
     /// The limits the safety filter guards.
@@ -350,6 +379,13 @@ impl RobotSpec {
             joints: self.joints.iter().map(|joint| joint.limits).collect(),
             workspace: self.workspace.zip(self.chain.clone()),
         }
+    }
+
+    /// The solver of the described chain inside the joints' limits; `None` without a chain.
+    pub fn inverse_kinematics(&self) -> Option<InverseKinematics> {
+        let limit = |of: fn(&JointLimits) -> f64| JointVec::from_fn(self.joints.len(), |j| of(&self.joints[j].limits));
+        let (lower_rad, upper_rad) = (limit(|limits| limits.lower_rad), limit(|limits| limits.upper_rad));
+        self.chain.clone().map(|chain| InverseKinematics::new(chain, lower_rad, upper_rad, self.inverse))
     }
 
     /// Whether a joint could have moved from one measured position to the other in `span`: the joint that could not,
@@ -420,6 +456,7 @@ fn validate_joint(
     raw: &RawJoint,
     control: &ControlSpec,
     bus: Option<&BusSpec>,
+    calibration: Option<&ServoCalibration>,
 ) -> Result<JointSpec, SpecError> {
     let key = |name: &str| format!("arms.joints[{}].{name}", raw.name);
     let limits = JointLimits {
@@ -454,11 +491,11 @@ fn validate_joint(
     let servo = match (raw.servo_id, &raw.servo) {
         (Some(id), Some(servo)) => {
             let limits_rad = (limits.lower_rad, limits.upper_rad);
-            Some(validate_servo(check, &raw.name, id, bus.map(|bus| bus.protocol), servo, limits_rad)?)
+            Some(validate_servo(check, &raw.name, id, bus, servo, calibration, limits_rad)?)
         }
         (None, Some(_)) => return check.refuse(key("servo_id"), "missing", "write the id of the servo described"),
         (_, None) if bus.is_some() => {
-            let remedy = "the arm has a bus: describe servo_id and servo = { zero_count, min_count, max_count }";
+            let remedy = "the arm has a bus: describe servo_id and servo = { zero_count, min_count, max_count }, or servo = {} and the arm's calibration";
             return check.refuse(key("servo"), "missing", remedy);
         }
         (_, None) => None,
@@ -503,26 +540,6 @@ fn validate_camera(check: &Validator, raw: &RawCamera) -> Result<CameraSpec, Spe
         max_age: check.span(&key("max_age_ms"), raw.max_age_ms, raw.lag_ms.max(0.0) + 1e3 / rate_hz, 10_000.0)?,
         lag: check.span(&key("lag_ms"), raw.lag_ms, 0.0, 1_000.0)?,
     })
-}
-
-fn validate_chain(check: &Validator, raw: &RawKinematics, joints: &[JointSpec]) -> Result<Chain, SpecError> {
-    let mut links = Vec::new();
-    for link in &raw.links {
-        let Some(joint) = joints.iter().position(|joint| joint.name == link.joint) else {
-            let known: Vec<_> = joints.iter().map(|joint| joint.name.as_str()).collect();
-            return check.refuse(
-                "kinematics.links.joint",
-                format!("{:?}", link.joint),
-                format!("name one of {}", known.join(", ")),
-            );
-        };
-        links.push(ChainLink { joint, origin_m: link.origin_m, axis: link.axis });
-    }
-    if !raw.tool_m.iter().chain(links.iter().flat_map(|link| &link.origin_m)).all(|value| value.is_finite()) {
-        return check.refuse("kinematics", "a length that is not finite", "write finite lengths in m");
-    }
-    Chain::new(&links, raw.tool_m)
-        .or_else(|error| check.refuse("kinematics.links.axis", error, "write a direction such as [0, 0, 1]"))
 }
 
 fn validate_workspace(check: &Validator, raw: &RawWorkspace, has_chain: bool) -> Result<WorkspaceBox, SpecError> {

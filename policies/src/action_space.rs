@@ -1,5 +1,6 @@
 //! What the numbers of a state or an action row mean, and the way from normalised rows to joint positions.
 
+use crate::end_effector::{Component, PoseDims, PoseFrame};
 use crate::normalisation::Normalisation;
 use crate::policy::PolicyError;
 
@@ -22,7 +23,8 @@ impl Unit {
     }
 }
 
-/// What an action dimension commands. End-effector and base kinds are not built and refused at load.
+/// What an action dimension commands. The end-effector kinds become joints through the robot's kinematics
+/// ([`bind`](crate::bind)); base velocities are not built and refused at load.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum ActionKind {
     /// A joint position.
@@ -31,6 +33,19 @@ pub enum ActionKind {
     JointRel,
     /// A gripper position.
     Gripper,
+    /// A component of the tool's pose in the base frame.
+    EeAbs,
+    /// A component of the tool's pose as a difference to the pose observed at the anchor.
+    EeRel,
+    /// A component of the tool's pose as a difference to the row before; the first row's, to the pose observed at the anchor.
+    EeDelta,
+}
+
+impl ActionKind {
+    /// Whether it is about the tool's pose.
+    pub const fn is_end_effector(self) -> bool {
+        matches!(self, Self::EeAbs | Self::EeRel | Self::EeDelta)
+    }
 }
 
 /// How to go from one row to the next.
@@ -56,16 +71,18 @@ pub enum Blending {
 /// One dimension of the observed state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDim {
-    /// Joint name.
+    /// Joint name, or the checkpoint's name of a component of the tool's pose.
     pub name: String,
     /// Its unit.
     pub unit: Unit,
+    /// Which component of the tool's pose in the base frame it is; `None` for a joint.
+    pub component: Option<Component>,
 }
 
 /// One dimension of an action row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActionDim {
-    /// Joint name.
+    /// Joint name, or the checkpoint's name of a component of the tool's pose.
     pub name: String,
     /// What it commands.
     pub kind: ActionKind,
@@ -75,6 +92,8 @@ pub struct ActionDim {
     pub interpolation: Interpolation,
     /// Between chunks.
     pub blending: Blending,
+    /// Which component of the tool's pose it is, for the end-effector kinds.
+    pub component: Option<Component>,
     /// For a relative dimension, the state dimension of the same name.
     anchor: Option<usize>,
 }
@@ -84,6 +103,19 @@ pub struct ActionDim {
 pub struct ActionSpace {
     dims: Vec<ActionDim>,
     normalisation: Normalisation,
+    end_effector: Option<EndEffectorRows>,
+    /// Values in a row of the network.
+    model_dims: usize,
+}
+
+/// How the rows of an action space say the tool's pose.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EndEffectorRows {
+    pub(crate) pose: PoseDims,
+    /// One of the end-effector kinds.
+    pub(crate) kind: ActionKind,
+    /// Whose axes differences are said in.
+    pub(crate) frame: PoseFrame,
 }
 
 /// Rows as the model makes them, `[H, D]`, normalised. Never leaves this crate: it cannot be written to an arm.
@@ -116,16 +148,40 @@ impl ActionDim {
     ) -> Option<Self> {
         let anchor = match kind {
             ActionKind::JointRel => Some(states.iter().position(|state| state.name == name && state.unit == unit)?),
-            ActionKind::JointAbs | ActionKind::Gripper => None,
+            _ => None,
         };
-        Some(Self { name, kind, unit, interpolation, blending, anchor })
+        Some(Self { name, kind, unit, interpolation, blending, component: None, anchor })
     }
 }
 
 impl ActionSpace {
     /// An action space; the statistics have one entry per dimension.
-    pub(crate) fn new(dims: Vec<ActionDim>, normalisation: Normalisation) -> Self {
-        Self { dims, normalisation }
+    pub(crate) fn new(
+        dims: Vec<ActionDim>,
+        normalisation: Normalisation,
+        end_effector: Option<EndEffectorRows>,
+    ) -> Self {
+        Self { model_dims: dims.len(), dims, normalisation, end_effector }
+    }
+
+    /// The joint space that rows of `inner` become: absolute rows, in the robot's units.
+    pub(crate) fn of_joints(dims: Vec<ActionDim>, inner: &Self) -> Self {
+        Self { dims, normalisation: Normalisation::Identity, end_effector: None, model_dims: inner.model_dims }
+    }
+
+    /// Whether a row is a value for every joint; else it holds the tool's pose, which [`bind`](crate::bind) makes joints of.
+    pub fn commands_joints(&self) -> bool {
+        self.end_effector.is_none()
+    }
+
+    /// How the rows say the tool's pose, where they do.
+    pub(crate) fn end_effector(&self) -> Option<EndEffectorRows> {
+        self.end_effector
+    }
+
+    /// Values in a row of the network.
+    pub(crate) fn model_dims(&self) -> usize {
+        self.model_dims
     }
 
     /// The dimensions, in order.
@@ -138,7 +194,7 @@ impl ActionSpace {
         &self.normalisation
     }
 
-    /// Turns normalised rows into absolute joint rows, `[H, D]` in the dimensions' units, with `state` (`[S]`, same
+    /// Turns normalised rows into rows in the dimensions' units, `[H, D]`, joints absolute, with `state` (`[S]`, same
     /// units) observed at the anchor.
     ///
     /// # Errors
@@ -189,15 +245,14 @@ mod tests {
     use super::*;
 
     fn space() -> ActionSpace {
-        let states =
-            vec![StateDim { name: "pan".into(), unit: Unit::Rad }, StateDim { name: "lift".into(), unit: Unit::Rad }];
+        let states = ["pan", "lift"].map(|name| StateDim { name: name.into(), unit: Unit::Rad, component: None });
         let dim = |name: &str, kind| {
             ActionDim::new(name.into(), kind, Unit::Rad, Interpolation::Smooth, Blending::Average, &states)
         };
         let dims = vec![dim("lift", ActionKind::JointRel).unwrap(), dim("jaw", ActionKind::Gripper).unwrap()];
         assert!(dim("elbow", ActionKind::JointRel).is_none(), "a relative dimension needs an observed joint");
         let quantiles = Quantiles::new(vec![-0.5, 0.0], vec![0.5, 1.6]).unwrap();
-        ActionSpace::new(dims, Normalisation::Quantiles(quantiles))
+        ActionSpace::new(dims, Normalisation::Quantiles(quantiles), None)
     }
 
     #[test]

@@ -9,9 +9,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod action_space;
+mod bind;
 pub mod bundle;
 mod chunk;
 mod decoding;
+mod end_effector;
 pub mod engine;
 mod families;
 mod image;
@@ -28,9 +30,11 @@ mod stopwatch;
 mod thresholds;
 
 pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
+pub use bind::bind;
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
 pub use chunk::{ActionChunk, Stages, Trace};
 pub use decoding::{Decoding, DecodingError, NoTrigrams, Trigrams};
+pub use end_effector::{Component, PoseFrame};
 pub use image::{CameraSlot, ImageLoader, Pad, Resize};
 pub use load::{
     Deviations, EngineChoice, EngineInfo, LoadError, Loaded, golden_inputs, load_policy, load_policy_capturing,

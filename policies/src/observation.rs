@@ -100,7 +100,8 @@ pub enum Continuation {
         /// Largest guidance gain β; at least the number of denoising steps, or the pull does not arrive.
         beta: f64,
     },
-    /// Training-time real-time chunking: the first `delay_rows` rows enter clean and come out as they are.
+    /// The first `delay_rows` rows are given and come out as they are: they enter clean (flow, training-time real-time
+    /// chunking), or their tokens are a prefix that decoding goes on from (bins).
     Prefix,
 }
 
@@ -124,8 +125,18 @@ impl Continuation {
             (Self::Prefix, FamilySpec::Flow(_)) => {
                 Err("the policy was not trained to continue rows (flow.max_prefix_rows = 0)".to_owned())
             }
-            (Self::Guided { .. } | Self::Prefix, family) => Err(format!(
+            (Self::Prefix, FamilySpec::Bins(_)) => Ok(()),
+            (Self::Prefix, FamilySpec::Pi0Fast(_)) => Err(
+                "every FAST token is about all rows at once, so rows cannot be given as a prefix: use `rtc`, which blends \
+                 in time"
+                    .to_owned(),
+            ),
+            (Self::Guided { .. }, family) => Err(format!(
                 "denoising is steered in the family flow only, and the policy is of the family {}",
+                family.name()
+            )),
+            (Self::Prefix, family) => Err(format!(
+                "rows are given in the families flow and bins only, and the policy is of the family {}",
                 family.name()
             )),
         }

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
+use endplate_hal::{InverseError, KinematicsError};
 use endplate_tokenizers::{DecodeError, PromptError};
 
 use crate::bundle::PolicySpec;
@@ -247,6 +248,17 @@ pub enum PolicyError {
         /// The largest magnitude believed.
         limit: f64,
     },
+    /// No joints bring the tool where a row wants it.
+    #[error("row {row}: {error}")]
+    Kinematics {
+        /// Row of the chunk.
+        row: usize,
+        /// Why, and by how much.
+        error: InverseError,
+    },
+    /// Where the tool is cannot be told from the joints.
+    #[error("the tool's pose: {0}")]
+    Pose(#[from] KinematicsError),
     /// The instruction cannot be turned into a prompt this policy knows.
     #[error("the instruction cannot be used: {0}")]
     UnknownInstruction(#[from] PromptError),
@@ -278,6 +290,7 @@ impl PolicyError {
             Self::Undecodable(_) => "undecodable",
             Self::NonFinite { .. } | Self::NonFiniteLogits { .. } => "non_finite",
             Self::OutOfRange { .. } => "out_of_range",
+            Self::Kinematics { .. } | Self::Pose(_) => "kinematics",
             Self::UnknownInstruction(_) => "unknown_instruction",
             Self::PromptTooLong { .. } => "prompt_too_long",
             Self::Observation(_) => "observation",
@@ -347,6 +360,10 @@ pub trait Policy: Send {
     /// Sets what the next inference does with its budget; a policy that [`load_policy`](crate::load_policy) returned
     /// plans by itself where nothing was set.
     fn set_plan(&mut self, _plan: Plan) {}
+
+    /// The machine runs at another speed than before: costs measured so far count `factor` times, until new ones are
+    /// measured. Larger than 1 for a slower machine.
+    fn rescale_costs(&mut self, _factor: f64) {}
 
     /// Refuses a budget that no answer can meet at the costs measured so far, by the golden samples if by nothing else:
     /// for whoever activates a robot in real time.

@@ -64,8 +64,8 @@ fn keys_and_values_that_cannot_be_are_named_with_a_remedy() {
         ("quantiles out of order", |t| replace_line(t, "q01 =", "q01 = 1e9"), &["state[0] (shoulder_pan)", "in order"]),
         (
             "an action kind that is not built",
-            |t| t.replacen("\"joint_rel\"", "\"ee_delta\"", 1),
-            &["action[0].kind = ee_delta", "not built"],
+            |t| t.replacen("\"joint_rel\"", "\"base_vel\"", 1),
+            &["action[0].kind = base_vel", "not built"],
         ),
         (
             "an averaged gripper",

@@ -11,8 +11,8 @@ use common::{Copy, engines};
 use endplate_hal::{Frame, Instant, JointState, JointVec, MotionTime};
 use endplate_policies::bundle::Arrays;
 use endplate_policies::{
-    ActionChunk, Anchor, Budget, Bundle, BundleSource, Committed, Decoding, EngineChoice, Epoch, Observation, Policy,
-    PolicyError, StopReason, load_policy,
+    ActionChunk, Anchor, Budget, Bundle, BundleSource, Committed, Continuation, Decoding, EngineChoice, Epoch,
+    Observation, Policy, PolicyError, StopReason, load_policy,
 };
 
 /// Observations a family is compared on.
@@ -60,6 +60,15 @@ impl Drive {
     }
 
     fn infer(&self, policy: &mut dyn Policy, number: u64) -> (Result<StopReason, PolicyError>, ActionChunk) {
+        self.continued(policy, number, &Committed::none(Epoch(number / EPISODE)))
+    }
+
+    fn continued(
+        &self,
+        policy: &mut dyn Policy,
+        number: u64,
+        committed: &Committed<'_>,
+    ) -> (Result<StopReason, PolicyError>, ActionChunk) {
         let (frames, start, instruction) = &self.samples[(number / EPISODE % 2) as usize];
         let moved = |(joint, value): (usize, &f64)| value + 0.1 * (0.13 * number as f64 + joint as f64).sin();
         let position: Vec<f64> = start.iter().enumerate().map(moved).collect();
@@ -76,8 +85,7 @@ impl Drive {
             anchor: Anchor { motion: MotionTime::from_nanos(number * 400_000_000), captured: Instant::ZERO },
         };
         let mut chunk = ActionChunk::for_spec(policy.spec());
-        let committed = Committed::none(Epoch(number / EPISODE));
-        let result = policy.infer(&observation, &committed, Budget::unlimited(Instant::ZERO), &mut chunk);
+        let result = policy.infer(&observation, committed, Budget::unlimited(Instant::ZERO), &mut chunk);
         (result, chunk)
     }
 }
@@ -189,4 +197,39 @@ fn a_block_is_charged_to_the_budget() {
     let passes = chunk.stages().passes as u32;
     assert_eq!(policy.modelled_cost(), costs.vision + costs.prefill + costs.step + block.cost * passes);
     assert!(block.cost > Duration::ZERO);
+}
+
+#[test]
+fn bins_go_on_from_the_rows_they_are_given() {
+    let bundle = open("pick_cube_bins");
+    let drive = Drive::of(&bundle);
+    let dims = bundle.spec().actions.dims().len();
+    for (_, engine) in engines() {
+        let mut plain = load(&bundle, "plain", engine.clone());
+        let (_, free) = drive.infer(&mut *plain, 0);
+        let raised: Vec<f64> = free.rows()[..5 * dims].iter().map(|value| value + 0.01).collect();
+        let given = |rows: &'static str, raised: &[f64]| {
+            let mut policy = load(&bundle, rows, engine.clone());
+            let committed = Committed {
+                rows: raised,
+                delay_rows: 3,
+                weights: &[1.0; 5],
+                continuation: Continuation::Prefix,
+                epoch: Epoch(0),
+            };
+            let (result, chunk) = drive.continued(&mut *policy, 0, &committed);
+            result.unwrap();
+            (chunk, policy.tokens().to_vec())
+        };
+        let (chunk, tokens) = given("plain", &raised);
+        assert_eq!(chunk.rows()[..3 * dims], raised[..3 * dims], "what is given comes out as it is");
+        assert_ne!(chunk.rows()[3 * dims..], free.rows()[3 * dims..], "what follows is decoded behind it");
+        let (in_blocks, same) = given("jacobi", &raised);
+        assert_eq!((in_blocks.rows(), &same), (chunk.rows(), &tokens));
+        assert!(in_blocks.stages().passes < chunk.stages().passes, "given rows are verified a block at a time");
+        let mut unknown = raised.clone();
+        unknown[dims] = f64::NAN;
+        let (chunk, _) = given("plain", &unknown);
+        assert_eq!(chunk.rows(), free.rows(), "what is not finite is not believed");
+    }
 }

@@ -19,8 +19,9 @@ use endplate_policies::{
     OpenLoopInputs, OutputFault, Policy, PolicyError, Resize, StopReason, infer_open_loop, load_policy,
 };
 
-const BUNDLES: [&str; 11] = [
+const BUNDLES: [&str; 12] = [
     "lerobot_act",
+    "lerobot_act_ee",
     "lerobot_diffusion_ddim",
     "lerobot_diffusion_ddpm",
     "lerobot_smolvla",

@@ -1,7 +1,11 @@
 //! The commands of the binary.
 
+#[cfg(feature = "serial")]
+pub mod before_torque;
 pub mod bench;
 pub mod bundle;
+#[cfg(feature = "serial")]
+pub mod bus_figures;
 pub mod calibrate;
 #[cfg(feature = "mcap")]
 pub mod capture;
@@ -27,8 +31,12 @@ pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
 mod joint_order;
+#[cfg(any(feature = "sim", feature = "serial", feature = "zenoh"))]
+mod loops;
 #[cfg(feature = "zenoh")]
 pub mod node;
+#[cfg(feature = "serial")]
+pub mod operator;
 #[cfg(feature = "sim")]
 pub mod pilot;
 #[cfg(feature = "serial")]
@@ -39,6 +47,7 @@ mod recorded;
 pub mod replay;
 #[cfg(feature = "sim")]
 pub mod report;
+pub mod robot_file;
 pub mod run;
 #[cfg(feature = "serial")]
 pub mod servo;

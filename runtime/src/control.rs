@@ -7,6 +7,7 @@
 use crate::handover::Handover;
 use crate::handover::track::Track;
 use crate::metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Provenance, Rung, Samples};
+use crate::operator::{Operation, Order, PoseMotion};
 use crate::record::TickRecord;
 use crate::retimer::Retimer;
 use crate::scheduler::{ChunkRefusal, ChunkScheduler, PlayRules};
@@ -63,7 +64,7 @@ pub struct Inbox<'a> {
     pub chunk: Option<&'a ActionChunk>,
     /// The cameras the policy looks through, in the order of the robot description.
     pub cameras: &'a [CameraHealth],
-    /// Answers of the policy refused in a row.
+    /// Answers refused in a row before they came here; those the scheduler refuses are counted on top.
     pub refused_in_a_row: u32,
     /// The present epoch: a new one means that the instruction changed or the policy was reset.
     pub epoch: Epoch,
@@ -103,6 +104,10 @@ pub struct Tick {
     pub provenance: Option<Provenance>,
     /// Periods by rung so far.
     pub ladder: LadderCounts,
+    /// Who is in charge.
+    pub operation: Operation,
+    /// Orders handled so far.
+    pub orders: u64,
 }
 
 /// Counters of a control loop.
@@ -126,6 +131,10 @@ pub struct ControlCounts {
     pub camera_to_command: Samples,
     /// Of those, how many were beyond the deadline.
     pub deadline_misses: u64,
+    /// Orders of the operator handled.
+    pub orders: u64,
+    /// Of those, orders that could not be taken where they came.
+    pub orders_refused: u64,
     /// Events that no longer fitted the ring.
     pub events_dropped: u64,
     /// Periods that no longer fitted the recorder's ring.
@@ -148,6 +157,8 @@ impl ControlCounts {
             causes: CauseCounts::default(),
             camera_to_command: Samples::with_capacity(65_536),
             deadline_misses: 0,
+            orders: 0,
+            orders_refused: 0,
             events_dropped: 0,
             records_dropped: 0,
             motion_s: 0.0,
@@ -176,6 +187,8 @@ pub struct ControlSnapshot {
 }
 
 const HISTORY: usize = 64;
+/// As near as this the pose has been commanded, rad.
+const ARRIVED_RAD: f64 = 1e-3;
 
 impl ControlSnapshot {
     /// An empty snapshot with room for everything.
@@ -227,6 +240,8 @@ pub struct ControlLoop {
     active_causes: u32,
     latched: Option<Cause>,
     failed_writes: u32,
+    /// Chunks in a row that the scheduler refused for what is in them.
+    refused_offers: u32,
     torque_off_done: bool,
     newest_used: u64,
     provenance: Option<Provenance>,
@@ -236,6 +251,12 @@ pub struct ControlLoop {
     events: Option<rtrb::Producer<Event>>,
     records: Option<rtrb::Producer<TickRecord>>,
     sinks: Vec<Box<dyn CommandSink>>,
+    orders: Option<rtrb::Consumer<Order>>,
+    operation: Operation,
+    /// Where to go, and the way there once the arm has come to rest.
+    pose: Option<(JointVec, Option<PoseMotion>)>,
+    /// Only frames captured since are followed.
+    follows_from: Instant,
 }
 
 impl ControlLoop {
@@ -262,6 +283,7 @@ impl ControlLoop {
             active_causes: 0,
             latched: None,
             failed_writes: 0,
+            refused_offers: 0,
             torque_off_done: false,
             newest_used: 0,
             provenance: None,
@@ -270,6 +292,10 @@ impl ControlLoop {
             events: None,
             records: None,
             sinks: Vec::new(),
+            orders: None,
+            operation: Operation::Following,
+            pose: None,
+            follows_from: Instant::ZERO,
             spec,
             robot,
         })
@@ -290,6 +316,11 @@ impl ControlLoop {
     /// Where every period is recorded; what no longer fits is counted.
     pub fn set_records(&mut self, records: Option<rtrb::Producer<TickRecord>>) {
         self.records = records;
+    }
+
+    /// Where the operator's orders come from.
+    pub fn set_operator(&mut self, orders: rtrb::Consumer<Order>) {
+        self.orders = Some(orders);
     }
 
     /// Adds a place where every command is published.
@@ -342,7 +373,9 @@ impl ControlLoop {
         self.remember(now);
         self.scheduler.reset(epoch);
         self.retimer.hold();
-        (self.active_causes, self.latched, self.failed_writes, self.torque_off_done) = (0, None, 0, false);
+        (self.active_causes, self.latched, self.torque_off_done) = (0, None, false);
+        (self.failed_writes, self.refused_offers) = (0, 0);
+        (self.operation, self.pose, self.follows_from) = (Operation::Following, None, Instant::ZERO);
         self.lifecycle = Lifecycle::Active;
         Ok(())
     }
@@ -382,7 +415,8 @@ impl ControlLoop {
             self.robot.set_torque(now, true).map_err(LifecycleError::Torque)?;
         }
         self.scheduler.reset(self.scheduler.epoch());
-        (self.latched, self.failed_writes, self.torque_off_done) = (None, 0, false);
+        (self.latched, self.torque_off_done) = (None, false);
+        (self.failed_writes, self.refused_offers) = (0, 0);
         Ok(true)
     }
 
@@ -427,8 +461,10 @@ impl ControlLoop {
         }
         if inbox.epoch != self.scheduler.epoch() {
             self.scheduler.reset(inbox.epoch);
+            self.refused_offers = 0;
             causes.note(Cause::InstructionChange, None);
         }
+        self.take_orders(now);
         self.read_state(now, &mut causes);
         self.take_chunk(now, inbox, &mut causes);
         self.scheduler.settle(now, self.motion);
@@ -491,13 +527,25 @@ impl ControlLoop {
 
     fn take_chunk(&mut self, now: Instant, inbox: &Inbox, causes: &mut Causes) {
         let Some(chunk) = inbox.chunk else { return };
+        if self.operation != Operation::Following || chunk.anchor().captured < self.follows_from {
+            return causes.note(Cause::ChunkStale, None);
+        }
         match self.scheduler.offer(now, self.motion, chunk) {
-            Ok(()) => self.waiting = Some(Provenance { trace: *chunk.trace(), scheduled: now }),
+            Ok(()) => {
+                self.waiting = Some(Provenance { trace: *chunk.trace(), scheduled: now });
+                self.refused_offers = 0;
+            }
             Err(ChunkRefusal::Epoch) => causes.note(Cause::ChunkEpoch, None),
             Err(ChunkRefusal::Stale { .. } | ChunkRefusal::Spent) => causes.note(Cause::ChunkStale, None),
-            Err(ChunkRefusal::Jump { joint }) => causes.note(Cause::OutputRefused, Some(joint)),
-            Err(ChunkRefusal::Malformed) => causes.note(Cause::OutputRefused, None),
+            Err(ChunkRefusal::Jump { joint }) => self.refuse_offer(causes, Some(joint)),
+            Err(ChunkRefusal::Malformed) => self.refuse_offer(causes, None),
         }
+    }
+
+    /// The policy took its answer for good, and it is not: as bad as one refused by the policy itself.
+    fn refuse_offer(&mut self, causes: &mut Causes, joint: Option<usize>) {
+        self.refused_offers = self.refused_offers.saturating_add(1);
+        causes.note(Cause::OutputRefused, joint);
     }
 
     /// The first reason not to follow a chunk in this period, in the order of the ladder.
@@ -520,6 +568,11 @@ impl ControlLoop {
                 return Some(cause);
             }
         }
+        if let Some(cause) = self.operation.cause() {
+            causes.note(cause, None);
+            let is_going = self.operation == Operation::Going && self.failed_writes == 0;
+            return (!is_going).then_some(cause);
+        }
         for (camera, health) in self.spec.cameras.iter().zip(inbox.cameras) {
             if health.captured > now {
                 causes.note(Cause::CameraFutureStamp, None);
@@ -530,7 +583,7 @@ impl ControlLoop {
                 return Some(Cause::CameraStale);
             }
         }
-        if inbox.refused_in_a_row >= control.refused_chunks {
+        if inbox.refused_in_a_row.saturating_add(self.refused_offers) >= control.refused_chunks {
             return Some(Cause::OutputRefused);
         }
         // After a failed write the arm may still chase an older goal: brake until a write gets through again.
@@ -539,7 +592,11 @@ impl ControlLoop {
 
     fn command(&mut self, now: Instant, stop: Option<Cause>, causes: &mut Causes) -> (SafeCommand, Verdict, Rung) {
         let period = self.filter.limits().period;
-        if stop.is_none() {
+        if stop.is_none() && self.operation == Operation::Going {
+            if let Some((command, verdict)) = self.go(now) {
+                return (command, verdict, Rung::Posed);
+            }
+        } else if stop.is_none() {
             let speed = self.retimer.speed();
             let ahead = self.motion.saturating_add(period.mul_f64(speed));
             if let Some(reference) = self.scheduler.sample(now, ahead) {
@@ -561,6 +618,10 @@ impl ControlLoop {
             }
         }
         self.retimer.hold();
+        if let Some((_, way)) = &mut self.pose {
+            // Whatever stopped the arm, its way begins anew from where it comes to rest.
+            *way = None;
+        }
         let (command, verdict) = self.filter.brake(now, HeldCause::Asked);
         let rung = match verdict {
             Verdict::Stopped(_) if self.latched.is_some() => Rung::Stopped,
@@ -568,6 +629,61 @@ impl ControlLoop {
             _ => Rung::Decelerated,
         };
         (command, verdict, rung)
+    }
+
+    /// The next command on the way to a pose; `None` while the arm has to come to rest first, or has arrived.
+    fn go(&mut self, now: Instant) -> Option<(SafeCommand, Verdict)> {
+        let (to, way) = self.pose.as_mut()?;
+        let motion = self.filter.motion();
+        if way.is_none() && !motion.is_at_rest() {
+            return None;
+        }
+        let (joints, period) = (&self.filter.limits().joints, self.filter.limits().period);
+        let way =
+            way.get_or_insert_with(|| PoseMotion::new(&motion.position_rad, to, joints, self.spec.poses.speed, period));
+        let Some(target) = way.next() else {
+            // Where the filter held the arm back, it has not arrived: once more, from where it comes to rest.
+            let left = to.iter().zip(motion.position_rad.iter()).map(|(to, at)| (to - at).abs()).fold(0.0, f64::max);
+            if left < ARRIVED_RAD {
+                (self.operation, self.pose) = (Operation::Paused, None);
+            } else {
+                self.pose = Some((*to, None));
+            }
+            return None;
+        };
+        let valid_until = now.saturating_add(self.spec.control.command_valid);
+        let asked = JointCommand { mode: CommandMode::Position, target, valid_until };
+        Some(self.filter.filter(now, &asked))
+    }
+
+    /// Takes what the operator asked for since the last period.
+    fn take_orders(&mut self, now: Instant) {
+        while let Some(Ok(order)) = self.orders.as_mut().map(rtrb::Consumer::pop) {
+            self.counts.orders += 1;
+            let is_at_rest = self.filter.motion().is_at_rest();
+            let operation = match (order, self.operation) {
+                // Torque goes on only before a robot is active.
+                (_, Operation::Releasing | Operation::Released) => None,
+                (Order::Pause, _) => Some((Operation::Paused, None)),
+                (Order::Resume, _) => Some((Operation::Following, None)),
+                (Order::GoTo(pose), _) if pose.len() == self.spec.joints.len() && pose.is_finite() => {
+                    Some((Operation::Going, Some((pose, None))))
+                }
+                (Order::Release, Operation::Paused) if is_at_rest => Some((Operation::Releasing, None)),
+                (Order::GoTo(_) | Order::Release, _) => None,
+            };
+            let Some((operation, pose)) = operation else {
+                self.counts.orders_refused += 1;
+                continue;
+            };
+            if order == Order::Resume && self.operation != Operation::Following {
+                self.follows_from = now;
+            }
+            if operation != self.operation {
+                self.scheduler.reset(self.scheduler.epoch());
+            }
+            (self.operation, self.pose) = (operation, pose);
+        }
     }
 
     /// Where a command of this rung comes from: only rows of a chunk come from a frame.
@@ -591,9 +707,13 @@ impl ControlLoop {
                 causes.note(Cause::WriteFailed, None);
             }
         }
-        let limp = self.latched == Some(Cause::Estop) && self.spec.control.stop_category == StopCategory::TorqueOff;
+        let limp = self.operation == Operation::Releasing
+            || self.latched == Some(Cause::Estop) && self.spec.control.stop_category == StopCategory::TorqueOff;
         if limp && at_rest {
             self.torque_off_done = self.robot.set_torque(now, false).is_ok();
+            if self.torque_off_done && self.operation == Operation::Releasing {
+                self.operation = Operation::Released;
+            }
         }
     }
 
@@ -641,7 +761,8 @@ impl ControlLoop {
             self.counts.records_dropped += u64::from(!kept);
         }
         let provenance = self.provenance_on(rung);
-        Some(Tick { command, rung, verdict, cause, camera_to_command, provenance, ladder: self.counts.ladder })
+        let (ladder, operation, orders) = (self.counts.ladder, self.operation, self.counts.orders);
+        Some(Tick { command, rung, verdict, cause, camera_to_command, provenance, ladder, operation, orders })
     }
 
     fn tell(&mut self, event: Event) {
@@ -657,6 +778,7 @@ impl ControlLoop {
         snapshot.now = now;
         snapshot.wants_chunk = self.lifecycle == Lifecycle::Active
             && self.latched.is_none()
+            && self.operation == Operation::Following
             && self.scheduler.wants_chunk(now, self.motion);
         snapshot.epoch = self.scheduler.epoch();
         snapshot.states.copy_from(&self.states);

@@ -4,13 +4,14 @@
 //! for bit. [`realtime`] runs camera, inference and control threads on the machine's clock.
 
 pub mod control_thread;
-pub mod managed;
+pub mod orders;
 pub mod realtime;
 pub mod simulated;
 
-use crate::control::CameraHealth;
+use crate::control::{CameraHealth, ControlLoop, Tick};
 use crate::crossing::{Reader, Writer, triple_buffer};
-use endplate_hal::{Camera, CameraError, Frame, Instant};
+use control_thread::Shared;
+use endplate_hal::{Camera, CameraError, Frame, Instant, JointVec};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +22,63 @@ pub enum Flow {
     Continue,
     /// End the run.
     Stop,
+}
+
+/// What the owner of a robot sees of its running threads.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// The newest period; `None` while the robot is not active.
+    pub tick: Option<Tick>,
+    /// The motion commanded last, rad.
+    pub commanded_rad: JointVec,
+    /// Whether that is at rest.
+    pub at_rest: bool,
+    /// Whether a stop is latched.
+    pub latched: bool,
+    /// Measured positions, rad; `None` before the first.
+    pub measured_rad: Option<JointVec>,
+    /// Control periods missed so far.
+    pub overruns: u64,
+    /// Chunks answered so far.
+    pub chunks: u64,
+    /// Chunks whose first command came after the deadline.
+    pub deadline_misses: u64,
+}
+
+impl Sight {
+    fn new() -> Self {
+        Self {
+            tick: None,
+            commanded_rad: JointVec::zeros(0),
+            at_rest: true,
+            latched: false,
+            measured_rad: None,
+            overruns: 0,
+            chunks: 0,
+            deadline_misses: 0,
+        }
+    }
+
+    /// After a period, on the control thread.
+    fn take(&mut self, tick: Option<Tick>, control: &ControlLoop, shared: &Shared) {
+        let (motion, counts) = (control.commanded(), control.counts());
+        *self = Self {
+            tick,
+            commanded_rad: motion.position_rad,
+            at_rest: motion.is_at_rest(),
+            latched: control.latched().is_some(),
+            measured_rad: control.measured().copied(),
+            overruns: counts.overruns,
+            chunks: shared.answered.load(Ordering::Relaxed),
+            deadline_misses: counts.deadline_misses,
+        };
+    }
+}
+
+impl Default for Sight {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Reads one camera and passes its newest frame on.

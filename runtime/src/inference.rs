@@ -34,6 +34,8 @@ pub struct InferenceCounts {
     pub passes: f64,
     /// Of these, passes that verified a block of guesses.
     pub blocks: u64,
+    /// Times the machine changed its speed and costs were taken to change with it.
+    pub replanned: u64,
     /// What was planned.
     pub plans: PlanCounts,
     /// The largest error bound of an answer that was cut off, normalised units.
@@ -72,6 +74,7 @@ impl InferenceCounts {
             constrained: 0,
             passes: 0.0,
             blocks: 0,
+            replanned: 0,
             plans: PlanCounts::default(),
             error_bound: 0.0,
             stop_reasons: BTreeMap::new(),
@@ -139,6 +142,12 @@ impl InferenceLoop {
         self.epoch = epoch;
         self.refused_in_a_row = 0;
         self.policy.reset(epoch);
+    }
+
+    /// The machine takes `factor` times as long as before; the next inferences are planned accordingly.
+    pub fn rescale_costs(&mut self, factor: f64) {
+        self.counts.replanned += 1;
+        self.policy.rescale_costs(factor);
     }
 
     /// How answers continue the chunk being played.
@@ -233,6 +242,11 @@ impl InferenceLoop {
         frames: &[Frame],
         clock: Option<&dyn Clock>,
     ) -> Result<StopReason, Refusal> {
+        if !self.policy.spec().actions.commands_joints() {
+            // Poses are no joints: a policy that was not bound to a robot never moves one.
+            let message = "the policy moves the tool and was not bound to this robot's kinematics";
+            return Err(Refusal { cause: Cause::PolicyFailed, message: message.to_owned(), of_policy: true });
+        }
         let rules = &self.policy.spec().chunk;
         let oldest = frames.iter().map(|frame| frame.captured).min().unwrap_or(now);
         let newest = frames.iter().map(|frame| frame.captured).max().unwrap_or(now);
@@ -320,9 +334,10 @@ impl Refusal {
     fn policy(error: &PolicyError) -> Self {
         let cause = match error {
             PolicyError::DeadlineExceeded { .. } | PolicyError::TooVague { .. } => Cause::BudgetExceeded,
-            PolicyError::Undecodable(_) | PolicyError::NonFinite { .. } | PolicyError::OutOfRange { .. } => {
-                Cause::OutputRefused
-            }
+            PolicyError::Undecodable(_)
+            | PolicyError::NonFinite { .. }
+            | PolicyError::OutOfRange { .. }
+            | PolicyError::Kinematics { .. } => Cause::OutputRefused,
             _ => Cause::PolicyFailed,
         };
         Self { cause, message: format!("{}: {error}", error.kind()), of_policy: true }

@@ -12,6 +12,7 @@ pub mod handover;
 mod inference;
 pub mod joint_order;
 mod metrics;
+mod operator;
 pub mod power;
 pub mod prometheus;
 pub mod realtime;
@@ -35,6 +36,7 @@ pub use metrics::{
     BUDGET_STAGES, BudgetAccount, BudgetReport, Cause, CauseCounts, CommandDigest, CommandStamps, LadderCounts,
     Percentiles, Provenance, Rung, Samples, StampReader, StampWriter, Windowed, stamp_ring,
 };
+pub use operator::{Operation, Order};
 pub use record::{InferenceTap, Inferred, TickRecord};
 pub use retimer::Retimer;
 pub use scheduler::{ChunkRefusal, ChunkScheduler, MAX_ROWS, PlayRules, Reference};

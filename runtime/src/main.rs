@@ -27,6 +27,9 @@ enum Command {
     Check(cli::check::CheckArguments),
     /// Do what can be done for a robot whose process is gone: for systemd's `ExecStopPost=`.
     Stop(cli::stop::StopArguments),
+    /// Ask a running robot to pause, resume, go home, park, begin the next episode, or end.
+    #[cfg(feature = "serial")]
+    Operator(cli::operator::AskArguments),
     /// Say what this machine, its engines and a bundle can do: one line each, with the fix.
     Doctor(cli::doctor::DoctorArguments),
     /// Run a bundle open loop on recorded inputs: `.npz` in, `.npz` out.
@@ -70,6 +73,8 @@ fn main() -> ExitCode {
         Command::Evaluate(arguments) => cli::evaluate::evaluate(&arguments),
         Command::Check(arguments) => cli::check::check(&arguments),
         Command::Stop(arguments) => cli::stop::stop(&arguments),
+        #[cfg(feature = "serial")]
+        Command::Operator(arguments) => cli::operator::ask(&arguments),
         Command::Doctor(arguments) => cli::doctor::doctor(&arguments),
         Command::Infer(arguments) => cli::infer::infer(&arguments),
         #[cfg(feature = "mcap")]

@@ -21,6 +21,8 @@ pub enum Rung {
     Fresh,
     /// An old chunk's rows because the next chunk is late.
     Continued,
+    /// Going to a pose the operator asked for.
+    Posed,
     /// Braking under the jerk and acceleration limits.
     Decelerated,
     /// At rest, torque on.
@@ -36,6 +38,8 @@ pub struct LadderCounts {
     pub fresh: u64,
     /// See [`Rung::Continued`].
     pub continued: u64,
+    /// See [`Rung::Posed`].
+    pub posed: u64,
     /// See [`Rung::Decelerated`].
     pub decelerated: u64,
     /// See [`Rung::Held`].
@@ -50,6 +54,7 @@ impl LadderCounts {
         *match rung {
             Rung::Fresh => &mut self.fresh,
             Rung::Continued => &mut self.continued,
+            Rung::Posed => &mut self.posed,
             Rung::Decelerated => &mut self.decelerated,
             Rung::Held => &mut self.held,
             Rung::Stopped => &mut self.stopped,
@@ -58,7 +63,7 @@ impl LadderCounts {
 
     /// All periods counted.
     pub fn total(&self) -> u64 {
-        self.fresh + self.continued + self.decelerated + self.held + self.stopped
+        self.fresh + self.continued + self.posed + self.decelerated + self.held + self.stopped
     }
 }
 
@@ -110,11 +115,13 @@ pub enum Cause {
     ClockStep,
     /// A servo is beyond a declared threshold of temperature, load or voltage, or raises an alarm.
     ServoFault,
+    /// The operator is in charge: paused, going to a pose, or released.
+    Operator,
 }
 
 impl Cause {
     /// Every cause, in the order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::ChunkLate,
         Self::NoRows,
         Self::CameraStale,
@@ -137,6 +144,7 @@ impl Cause {
         Self::StateHistory,
         Self::ClockStep,
         Self::ServoFault,
+        Self::Operator,
     ];
 
     /// The name used in JSON and logs.
@@ -164,6 +172,7 @@ impl Cause {
             Self::StateHistory => "state_history",
             Self::ClockStep => "clock_step",
             Self::ServoFault => "servo_fault",
+            Self::Operator => "operator",
         }
     }
 }

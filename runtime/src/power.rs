@@ -8,7 +8,7 @@
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One thermal zone.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -169,6 +169,67 @@ fn sum(counts: impl Iterator<Item = Option<u64>>) -> Option<u64> {
     counts.flatten().fold(None, |sum: Option<u64>, count| Some(sum.unwrap_or(0).saturating_add(count)))
 }
 
+/// Watches how fast the machine may run, and says when that has changed.
+#[derive(Clone, Debug)]
+pub struct SpeedWatch {
+    root: PathBuf,
+    share: f64,
+}
+
+/// Smallest change of speed worth planning anew for.
+const NOTICED: f64 = 0.02;
+
+impl SpeedWatch {
+    /// Of this machine.
+    pub fn new() -> Self {
+        Self::of(Path::new("/"))
+    }
+
+    /// Of the tree under `root`. A machine that does not say is at full speed.
+    pub fn of(root: &Path) -> Self {
+        Self { root: root.to_owned(), share: share(root) }
+    }
+
+    /// The share of its top frequency the slowest core may run at, if that has changed since the last call. Reads files:
+    /// not for the control thread.
+    pub fn changed(&mut self) -> Option<SpeedChange> {
+        let (from, to) = (self.share, share(&self.root));
+        if (to - from).abs() < NOTICED {
+            return None;
+        }
+        self.share = to;
+        Some(SpeedChange { from, to })
+    }
+}
+
+impl Default for SpeedWatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Another speed, as shares of the top frequency.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct SpeedChange {
+    /// Before.
+    pub from: f64,
+    /// Now.
+    pub to: f64,
+}
+
+impl SpeedChange {
+    /// How many times longer everything takes.
+    pub fn slowdown(self) -> f64 {
+        self.from / self.to
+    }
+}
+
+fn share(root: &Path) -> f64 {
+    let cpus = entries(&root.join("sys/devices/system/cpu"), "cpu");
+    let limit = cpus.iter().filter_map(|cpu| frequency_limit(cpu)).min_by(f64::total_cmp);
+    limit.unwrap_or(1.0).clamp(0.01, 1.0)
+}
+
 fn zone(at: &Path) -> Option<ThermalZone> {
     let millis: f64 = number(&at.join("temp"))?;
     let trips = entries(at, "trip_point_");
@@ -290,5 +351,21 @@ mod tests {
         let later = PowerState::read_from(at);
         assert!(later.throttling_since(&state).join("; ").contains("3 over-current events"));
         assert!(state.describe().contains("Battery BAT0 41 %"), "{}", state.describe());
+    }
+
+    #[test]
+    fn a_machine_that_is_slowed_down_is_noticed_once_each_way() {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", "2000000");
+        let limit = |khz: &str| put(root.path(), "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq", khz);
+        limit("2000000");
+        let mut watch = SpeedWatch::of(root.path());
+        assert_eq!(watch.changed(), None);
+        limit("1000000");
+        assert_eq!(watch.changed().map(SpeedChange::slowdown), Some(2.0));
+        assert_eq!(watch.changed(), None);
+        limit("2000000");
+        assert_eq!(watch.changed().map(SpeedChange::slowdown), Some(0.5));
+        assert_eq!(SpeedWatch::of(&root.path().join("nothing")).changed(), None);
     }
 }

@@ -135,6 +135,7 @@ fn write_text(account: &BudgetAccount, out: &mut String) -> core::fmt::Result {
     let rungs = [
         ("fresh", ladder.fresh),
         ("continued", ladder.continued),
+        ("posed", ladder.posed),
         ("decelerated", ladder.decelerated),
         ("held", ladder.held),
         ("stopped", ladder.stopped),

@@ -173,7 +173,7 @@ impl ChunkScheduler {
                 Ok(())
             }
             Mode::Rtc { .. } => rtc::join(&self.current, &mut self.next, motion, &self.velocity_rad_s, &self.blending),
-            Mode::Switch | Mode::Ensemble { .. } | Mode::TrainingRtc => Ok(()),
+            Mode::Switch | Mode::Ensemble { .. } | Mode::Prefix => Ok(()),
             Mode::NaiveSynchronous | Mode::NaiveAsynchronous => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rapier3d::prelude::*;
 use rapier3d_mjcf::{MjcfMultibodyOptions, MjcfRobotHandles};
 
-use crate::model::{CUBES, JOINTS, Model};
+use crate::model::{CUBES, JOINTS, Model, ModelError};
 use crate::raster::BodyPose;
 use crate::scene::Scene;
 
@@ -237,6 +237,17 @@ impl Physics {
             rotation: [[x.x, y.x, z.x], [x.y, y.y, z.y], [x.z, y.z, z.z]],
             translation: [pose.translation.x, pose.translation.y, pose.translation.z],
         }
+    }
+
+    /// Place, m, and rotation, row by row, of the body of this name.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`].
+    pub fn body(&self, name: &str) -> Result<([f64; 3], [[f64; 3]; 3]), ModelError> {
+        let index = self.model.robot.body_name_to_idx.get(name);
+        let index = index.ok_or_else(|| ModelError::Missing { kind: "body", name: name.to_owned() })?;
+        let pose = self.body_pose(*index);
+        Ok((pose.translation.map(f64::from), pose.rotation.map(|row| row.map(f64::from))))
     }
 
     /// The model this world was made from.

@@ -42,11 +42,12 @@ fn unit(a: V3) -> V3 {
 /// Added to a number below 2²² it leaves the nearest whole number, its lowest bit in the mantissa's lowest.
 const WHOLE: f32 = 12_582_912.0;
 
-/// Whether `x.floor()` is odd, for |x| < 2²². A few operations that vectorise, where baseline x86-64 calls a library.
-fn is_odd_square(x: f32) -> bool {
+/// A number whose lowest bit is that of `x.floor()`, for |x| < 2²². A few operations that vectorise, where baseline
+/// x86-64 calls a library.
+fn floor_bits(x: f32) -> u32 {
     let nearest = (x + WHOLE) - WHOLE;
     let floor = if nearest > x { nearest - 1.0 } else { nearest };
-    (floor + WHOLE).to_bits() & 1 == 1
+    (floor + WHOLE).to_bits()
 }
 
 /// Pose of a body in the base frame.
@@ -146,8 +147,7 @@ pub struct Renderer {
     /// Inverse depth of each sample, 1/m; 0 is infinitely far.
     nearness: Vec<f32>,
     label: Vec<u8>,
-    /// The checkered samples of one line of one triangle.
-    checkered: Vec<Checkered>,
+    line: Line,
     view: Option<View>,
 }
 
@@ -162,7 +162,7 @@ impl Renderer {
             colour: vec![[0; 3]; samples],
             nearness: vec![0.0; samples],
             label: vec![LABEL_NOTHING; samples],
-            checkered: vec![Checkered::default(); width * SAMPLES],
+            line: Line::new(width * SAMPLES),
             view: None,
         }
     }
@@ -270,43 +270,52 @@ impl Renderer {
         let (columns, rows) = (span(0, width), span(1, height));
         let step0 = (p[1][1] - p[2][1]) * inverse_area;
         let step1 = (p[2][1] - p[0][1]) * inverse_area;
+        // The length every slice of a line is cut to, so that the loops below run without bounds checks and vectorise.
+        let length = columns.len();
+        let Line { b0: at0, b1: at1, near: now_near, is_odd } = &mut self.line;
+        let (at0, at1) = (&mut at0[..length], &mut at1[..length]);
+        let (now_near, is_odd) = (&mut now_near[..length], &mut is_odd[..length]);
         for y in rows {
             let (fx, fy) = (columns.start as f32 + 0.5, y as f32 + 0.5);
             let mut b0 = ((p[2][0] - p[1][0]) * (fy - p[1][1]) - (p[2][1] - p[1][1]) * (fx - p[1][0])) * inverse_area;
             let mut b1 = ((p[0][0] - p[2][0]) * (fy - p[2][1]) - (p[0][1] - p[2][1]) * (fx - p[2][0])) * inverse_area;
-            let line = y * width;
-            let mut count = 0;
-            for at in line + columns.start..line + columns.end {
-                let b2 = 1.0 - b0 - b1;
-                if b0 >= 0.0 && b1 >= 0.0 && b2 >= 0.0 {
-                    let near = b0 * p[0][2] + b1 * p[1][2] + b2 * p[2][2];
-                    if near > self.nearness[at] {
-                        self.nearness[at] = near;
-                        self.label[at] = paint.label;
-                        self.colour[at] = paint.first;
-                        if paint.second.is_some() {
-                            let over_z = |k: usize| b0 * p[0][k] + b1 * p[1][k] + b2 * p[2][k];
-                            self.checkered[count] =
-                                Checkered { at, near, x_over_z: over_z(3), y_over_z: over_z(4), is_odd: false };
-                            count += 1;
-                        }
-                    }
-                }
-                // A convex shape once left is not met again on this line.
-                if (b0 < 0.0 && step0 <= 0.0) || (b1 < 0.0 && step1 <= 0.0) {
-                    break;
-                }
+            for (at0, at1) in at0.iter_mut().zip(at1.iter_mut()) {
+                (*at0, *at1) = (b0, b1);
                 b0 += step0;
                 b1 += step1;
             }
-            if let Some(second) = paint.second {
-                let checkered = &mut self.checkered[..count];
-                for sample in checkered.iter_mut() {
-                    let [x, y] = [sample.x_over_z, sample.y_over_z].map(|over_z| over_z / sample.near / SQUARE_M);
-                    sample.is_odd = is_odd_square(x) != is_odd_square(y);
+            let line = y * width + columns.start..y * width + columns.end;
+            let nearness = &mut self.nearness[line.clone()][..length];
+            let mut is_seen = false;
+            for i in 0..length {
+                let (b0, b1) = (at0[i], at1[i]);
+                let b2 = 1.0 - b0 - b1;
+                let near = b0 * p[0][2] + b1 * p[1][2] + b2 * p[2][2];
+                let is_hit = (b0 >= 0.0) & (b1 >= 0.0) & (b2 >= 0.0) & (near > nearness[i]);
+                now_near[i] = if is_hit { near } else { 0.0 };
+                is_seen |= is_hit;
+            }
+            if !is_seen {
+                continue;
+            }
+            if paint.second.is_some() {
+                for i in 0..length {
+                    let (b0, b1) = (at0[i], at1[i]);
+                    let b2 = 1.0 - b0 - b1;
+                    let on = |k: usize| {
+                        let over_z = b0 * p[0][k] + b1 * p[1][k] + b2 * p[2][k];
+                        floor_bits(over_z / now_near[i] / SQUARE_M)
+                    };
+                    is_odd[i] = (on(3) ^ on(4)) & 1;
                 }
-                for sample in checkered.iter().filter(|sample| sample.is_odd) {
-                    self.colour[sample.at] = second;
+            }
+            let second = paint.second.unwrap_or(paint.first);
+            let (labels, colours) = (&mut self.label[line.clone()][..length], &mut self.colour[line][..length]);
+            for i in 0..length {
+                if now_near[i] > 0.0 {
+                    nearness[i] = now_near[i];
+                    labels[i] = paint.label;
+                    colours[i] = if is_odd[i] == 0 { paint.first } else { second };
                 }
             }
         }
@@ -349,14 +358,20 @@ impl Renderer {
     }
 }
 
-/// A sample whose colour follows from its place on the floor.
-#[derive(Copy, Clone, Debug, Default)]
-struct Checkered {
-    at: usize,
-    near: f32,
-    x_over_z: f32,
-    y_over_z: f32,
-    is_odd: bool,
+/// One line of one triangle: barycentric coordinates, inverse depth where it is to be seen (0 elsewhere), and on which
+/// of the two kinds of floor squares.
+#[derive(Clone, Debug)]
+struct Line {
+    b0: Vec<f32>,
+    b1: Vec<f32>,
+    near: Vec<f32>,
+    is_odd: Vec<u32>,
+}
+
+impl Line {
+    fn new(samples: usize) -> Self {
+        Self { b0: vec![0.0; samples], b1: vec![0.0; samples], near: vec![0.0; samples], is_odd: vec![0; samples] }
+    }
 }
 
 struct Paint {

@@ -36,7 +36,7 @@ fn options(make: Make, range: (i32, i32)) -> ServoArmOptions {
     let map = ServoMap::new(2048.0, Direction::Forward, (Count(range.0), Count(range.1)), 4096).unwrap();
     let model = Some(if make == Make::Feetech { 777 } else { 1200 });
     ServoArmOptions {
-        servos: (1..=JOINTS as u8).map(|id| Servo { id, model, map, velocity_rad_s: 4.0 }).collect(),
+        servos: (1..=JOINTS as u8).map(|id| Servo { id, model, map, held: None, velocity_rad_s: 4.0 }).collect(),
         margin_rad: 0.25,
         health: HealthLimits { temperature_c: 60.0, load: 1.5, voltage_v: (4.5, 13.0) },
         watchdog: (make == Make::Dynamixel).then_some(Duration::from_millis(1000)),

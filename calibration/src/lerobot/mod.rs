@@ -9,6 +9,8 @@ mod units;
 pub use units::{LeRobotUnits, NormMode, UnitsError};
 
 use core::fmt::Write as _;
+use endplate_hal::ServoCalibration;
+use endplate_hal::servo::ServoRegisters;
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 
@@ -59,6 +61,12 @@ pub enum MotorCalibrationError {
         /// What to do.
         remedy: String,
     },
+}
+
+impl From<&MotorCalibration> for ServoRegisters {
+    fn from(motor: &MotorCalibration) -> Self {
+        Self { homing_offset: motor.homing_offset, range_min: motor.range_min, range_max: motor.range_max }
+    }
 }
 
 impl MotorCalibrations {
@@ -129,6 +137,18 @@ impl MotorCalibrations {
     /// The entry of a motor.
     pub fn get(&self, name: &str) -> Option<&MotorCalibration> {
         self.motors.iter().find(|(motor, _)| motor == name).map(|(_, calibration)| calibration)
+    }
+
+    /// What a robot description takes of the file.
+    pub fn servos(&self) -> Vec<ServoCalibration> {
+        self.iter()
+            .filter_map(|(name, motor)| {
+                // Ids were checked when the file was read.
+                let id = u8::try_from(motor.id).ok()?;
+                let (joint, registers) = (name.to_owned(), ServoRegisters::from(motor));
+                Some(ServoCalibration { joint, id, drive_mode: motor.drive_mode != 0, registers })
+            })
+            .collect()
     }
 
     /// Names and entries, in the order of the file.

@@ -4,6 +4,7 @@ use super::frame::Protocol;
 use super::map::{Count, ServoMap};
 use super::master::{BusCounts, MAX_SERVOS, Master, TransactionError};
 use super::port::Port;
+use super::registers::ServoRegisters;
 use super::table::Register;
 use super::{dynamixel, feetech};
 use crate::arm::{BusError, HealthFault};
@@ -20,6 +21,8 @@ pub struct Servo {
     pub model: Option<u16>,
     /// Counts ↔ rad.
     pub map: ServoMap,
+    /// The calibration it must hold, where one is named.
+    pub held: Option<ServoRegisters>,
     /// The joint's speed limit, rad/s: a measured step beyond it is not believed.
     pub velocity_rad_s: f64,
 }
@@ -163,6 +166,12 @@ impl<P: Port> ServoArm<P> {
     /// Whether this driver has switched the torque on.
     pub fn is_torque_on(&self) -> bool {
         self.torque_on
+    }
+
+    /// What one read of all servos needs on the wire, request and answers, without the servos' turn-around.
+    pub fn read_wire(&self) -> Duration {
+        let (protocol, len) = (self.master.protocol(), usize::from(self.layout().len));
+        self.master.timing().wire(protocol.sync_read_len(self.ids.len()) + self.ids.len() * protocol.status_len(len))
     }
 
     fn layout(&self) -> &'static Layout {

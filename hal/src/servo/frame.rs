@@ -199,6 +199,14 @@ impl Protocol {
             Self::Dynamixel => 11 + params,
         }
     }
+
+    /// Bytes on the wire of a sync read of so many servos, stuffing apart.
+    pub const fn sync_read_len(self, servos: usize) -> usize {
+        match self {
+            Self::Feetech => 8 + servos,
+            Self::Dynamixel => 14 + servos,
+        }
+    }
 }
 
 /// What [`Stream::next`] found.

@@ -139,6 +139,11 @@ impl<P: Port> Master<P> {
         self.protocol
     }
 
+    /// How long it waits, and how often it asks.
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> BusCounts {
         BusCounts { garbage_bytes: self.stream.garbage(), ..self.counts }

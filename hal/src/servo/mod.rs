@@ -11,6 +11,7 @@ mod frame;
 mod map;
 mod master;
 mod port;
+mod registers;
 mod setup;
 mod table;
 
@@ -23,5 +24,6 @@ pub use master::{BusCounts, MAX_SERVOS, Master, Present, Timing, TransactionErro
 #[cfg(feature = "serial")]
 pub use port::SerialPort;
 pub use port::{Port, PortError};
-pub use setup::{SetupError, model_name, model_number};
+pub use registers::ServoRegisters;
+pub use setup::{Known, SetupError, Survey, model_name, model_number};
 pub use table::{Encoding, Register};

@@ -4,6 +4,7 @@ use super::arm::ServoArm;
 use super::frame::Protocol;
 use super::master::TransactionError;
 use super::port::Port;
+use super::registers::ServoRegisters;
 use super::{Count, dynamixel, feetech};
 
 /// Counts beyond its range at which a joint may stand: a hand may push a little past a mark.
@@ -60,7 +61,8 @@ pub enum SetupError {
     },
     /// Stands where its calibration says it cannot.
     #[error(
-        "servo {id} stands at count {count}, outside its range {min} to {max}: is this the calibration of another arm, or are two cables swapped? Calibrate again with `endplate calibrate joints`"
+        "servo {id} stands at count {count}, outside its range {min} to {max}: its homing offset is shifted by at least {:.0}°, this is the calibration of another arm, or two cables are swapped. Calibrate again with `endplate calibrate joints`",
+        degrees(*count, *min, *max)
     )]
     Position {
         /// The id.
@@ -71,6 +73,18 @@ pub enum SetupError {
         min: i32,
         /// Last count of its range.
         max: i32,
+    },
+    /// The servo holds another calibration than the file that the description names.
+    #[error(
+        "servo {id} holds {holds} and the calibration file says {file}: stale, or another arm's. Load the file into the servos with `endplate calibrate joints --load FILE`, or calibrate again"
+    )]
+    Calibration {
+        /// The id.
+        id: u8,
+        /// What it holds.
+        holds: ServoRegisters,
+        /// What the file says.
+        file: ServoRegisters,
     },
     /// The transaction failed.
     #[error(transparent)]
@@ -113,57 +127,121 @@ pub fn model_number(protocol: Protocol, name: &str) -> Option<u16> {
     MODELS.iter().find(|(of, known, _)| *of == protocol && *known == name).map(|(_, _, number)| *number)
 }
 
+/// By how many degrees a count lies outside a range.
+fn degrees(count: i32, min: i32, max: i32) -> f64 {
+    f64::from((min - count).max(count - max)) * 360.0 / 4096.0
+}
+
+/// What a servo says of itself before torque.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Model number.
+    pub model: u16,
+    /// Operating mode.
+    pub mode: i32,
+    /// Where it stands.
+    pub count: Count,
+    /// The calibration it holds.
+    pub registers: ServoRegisters,
+}
+
+/// What one look at a servo found.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// The id asked for.
+    pub id: u8,
+    /// Whole and damaged answers to each of three pings.
+    pub answers: [(usize, usize); 3],
+    /// What it says; `None` where nobody, or more than one, answers.
+    pub known: Option<Known>,
+}
+
+impl Survey {
+    fn is_silent(&self) -> bool {
+        self.answers.iter().all(|&one| one == (0, 0))
+    }
+
+    /// Noise may damage one answer; two servos damage or double nearly all.
+    fn is_shared(&self) -> bool {
+        self.answers.iter().filter(|&&(whole, damaged)| whole > 1 || damaged > 0).count() > 1
+    }
+}
+
 impl<P: Port> ServoArm<P> {
-    /// Looks at every servo before torque: present, alone with its id, of the model described, in position mode, and
-    /// standing inside its range. Writes nothing.
+    /// Looks at every servo and writes nothing.
     ///
     /// # Errors
-    /// [`SetupError`], naming servo and remedy.
-    pub fn check(&mut self, baud: u32) -> Result<(), SetupError> {
-        let protocol = self.master.protocol();
-        let mut answers = Vec::new();
+    /// [`TransactionError`] of a servo that answers pings and then does not say what it is.
+    pub fn survey(&mut self) -> Result<Vec<Survey>, TransactionError> {
+        let mut surveys = Vec::new();
         for &id in &self.ids {
-            // Noise may damage one answer; two servos damage or double nearly all.
-            let mut tries = [(0, 0); 3];
-            for one in &mut tries {
+            let mut survey = Survey { id, answers: [(0, 0); 3], known: None };
+            for one in &mut survey.answers {
                 *one = self.master.count_answers(id)?;
             }
-            answers.push((id, tries));
+            surveys.push(survey);
         }
-        let is_silent = |tries: &[(usize, usize); 3]| tries.iter().all(|&one| one == (0, 0));
-        if answers.iter().all(|(_, tries)| is_silent(tries)) {
-            return Err(SetupError::Silent { baud });
+        let mode = match self.master.protocol() {
+            Protocol::Feetech => feetech::register::MODE,
+            Protocol::Dynamixel => dynamixel::register::OPERATING_MODE,
+        };
+        for survey in surveys.iter_mut().filter(|survey| !survey.is_silent() && !survey.is_shared()) {
+            let id = survey.id;
+            survey.known = Some(Known {
+                model: self.master.ping(id)?.model,
+                mode: self.master.read(id, mode)?,
+                count: self.master.read_position(id)?,
+                registers: self.master.read_calibration(id)?,
+            });
         }
-        for (id, tries) in answers {
-            if is_silent(&tries) {
-                return Err(SetupError::Missing { id });
-            }
-            if tries.iter().filter(|&&(whole, damaged)| whole > 1 || damaged > 0).count() > 1 {
-                return Err(SetupError::SharedId { id });
-            }
+        Ok(surveys)
+    }
+
+    /// Everything that speaks against torque in a survey: servos absent, sharing an id, of another model, not in position
+    /// mode, with another calibration than the one named, or outside their range.
+    pub fn judge(&self, surveys: &[Survey], baud: u32) -> Vec<SetupError> {
+        let protocol = self.master.protocol();
+        if surveys.iter().all(Survey::is_silent) {
+            return vec![SetupError::Silent { baud }];
         }
-        for index in 0..self.ids.len() {
-            let (id, servo) = (self.ids[index], self.options.servos[index]);
-            let found = self.master.ping(id)?.model;
-            if let Some(wanted) = servo.model.filter(|&wanted| wanted != found) {
-                let [found, wanted] = [found, wanted].map(|number| ModelName(protocol, number));
-                return Err(SetupError::Model { id, found, wanted });
-            }
-            let (register, modes, position): (_, &[i32], _) = match protocol {
-                Protocol::Feetech => (feetech::register::MODE, &[0], feetech::register::POSITION),
-                // Position, extended position, current-based position.
-                Protocol::Dynamixel => (dynamixel::register::OPERATING_MODE, &[3, 4, 5], dynamixel::register::POSITION),
+        let (modes, address): (&[i32], _) = match protocol {
+            Protocol::Feetech => (&[0], feetech::register::MODE.address),
+            // Position, extended position, current-based position.
+            Protocol::Dynamixel => (&[3, 4, 5], dynamixel::register::OPERATING_MODE.address),
+        };
+        let mut problems = Vec::new();
+        for (survey, servo) in surveys.iter().zip(&self.options.servos) {
+            let id = survey.id;
+            let Some(known) = survey.known else {
+                let is_silent = survey.is_silent();
+                problems.push(if is_silent { SetupError::Missing { id } } else { SetupError::SharedId { id } });
+                continue;
             };
-            let mode = self.master.read(id, register)?;
-            if !modes.contains(&mode) {
-                return Err(SetupError::Mode { id, mode, address: register.address });
+            if let Some(wanted) = servo.model.filter(|&wanted| wanted != known.model) {
+                let [found, wanted] = [known.model, wanted].map(|number| ModelName(protocol, number));
+                problems.push(SetupError::Model { id, found, wanted });
             }
-            let count = self.master.read(id, position)?;
+            if !modes.contains(&known.mode) {
+                problems.push(SetupError::Mode { id, mode: known.mode, address });
+            }
+            if let Some(file) = servo.held.filter(|&file| file != known.registers) {
+                problems.push(SetupError::Calibration { id, holds: known.registers, file });
+            }
             let (Count(min), Count(max)) = servo.map.range();
+            let Count(count) = known.count;
             if count < min.saturating_sub(SLACK_COUNTS) || count > max.saturating_add(SLACK_COUNTS) {
-                return Err(SetupError::Position { id, count, min, max });
+                problems.push(SetupError::Position { id, count, min, max });
             }
         }
-        Ok(())
+        problems
+    }
+
+    /// Surveys and judges.
+    ///
+    /// # Errors
+    /// The first [`SetupError`], naming servo and remedy.
+    pub fn check(&mut self, baud: u32) -> Result<(), SetupError> {
+        let surveys = self.survey()?;
+        self.judge(&surveys, baud).into_iter().next().map_or(Ok(()), Err)
     }
 }

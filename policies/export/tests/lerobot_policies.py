@@ -107,6 +107,41 @@ def act(folder: Path, tiny: bool = False, seed: int = 0, **changes) -> Path:
     return save(ACTPolicy(ACTConfig(**{**values, **changes})), folder, statistics(seed), seed)
 
 
+#: A pose of the tool as LeRobot's end-effector processors name its numbers, and the gripper.
+POSE = ["ee.x", "ee.y", "ee.z", "ee.wx", "ee.wy", "ee.wz"]
+
+
+def act_ee(folder: Path, seed: int = 0, kind: str = "ee_abs", frame: str = "") -> Path:
+    """ACT whose state is the tool's pose and whose actions are poses, or differences of them, and the gripper's joint. The
+    statistics are of a tool that points down over the table of the simulated arm."""
+    from lerobot.policies.act.configuration_act import ACTConfig
+    from lerobot.policies.act.modeling_act import ACTPolicy
+
+    torch.manual_seed(seed)
+    inputs, outputs = features(32, 48)
+    inputs["observation.state"] = PolicyFeature(FeatureType.STATE, (7,))
+    outputs = {"action": PolicyFeature(FeatureType.ACTION, (7,))}
+    config = ACTConfig(
+        input_features=inputs, output_features=outputs, chunk_size=10, n_action_steps=8, n_heads=4, n_encoder_layers=1, n_decoder_layers=1, pretrained_backbone_weights=None, device="cpu",
+        normalization_mapping=modes(), vision_backbone="resnet_tiny", dim_model=32, dim_feedforward=48, latent_dim=4, n_vae_encoder_layers=1,
+    )
+    given = statistics(seed)
+    pose = torch.tensor([0.18, 0.0, 0.1, 0.0, 3.0, 0.0, 0.1])
+    spread = torch.tensor([0.004, 0.004, 0.004, 0.02, 0.02, 0.02, 0.2])
+    for name, mean in (("observation.state", pose), ("action", pose if kind == "ee_abs" else torch.tensor([0.0] * 6 + [0.1]))):
+        given[name] = {"mean": mean, "std": spread, "min": mean - 3 * spread, "max": mean + 3 * spread}
+    folder = save(ACTPolicy(config), folder, given, seed)
+    lines = ['robot = "so101_sim"', "fps = 30.0"]
+    for list_ in ("state", "action"):
+        for name in POSE:
+            component = name.split(".")[1]
+            lines += ["", f"[[{list_}]]", f'name = "{name}"', f'component = "{component}"', f'unit = "{"rad" if "w" in component else "m"}"']
+            lines += [f'kind = "{kind}"', *([f'frame = "{frame}"'] if frame else [])] if list_ == "action" else []
+        lines += ["", f"[[{list_}]]", 'name = "gripper"', 'unit = "rad"', *(['kind = "gripper"'] if list_ == "action" else [])]
+    (folder / "embodiment.toml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
 def diffusion(folder: Path, tiny: bool = False, seed: int = 0, **changes) -> Path:
     from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
     from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy

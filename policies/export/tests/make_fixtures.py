@@ -41,6 +41,7 @@ def command(name: str, checkpoint: Path) -> list[str]:
 #: Name -> how the policy is made.
 FIXTURES = {
     "lerobot_act": lambda folder: lerobot_policies.act(folder, tiny=True, seed=1),
+    "lerobot_act_ee": lambda folder: lerobot_policies.act_ee(folder, seed=4),
     "lerobot_diffusion_ddim": lambda folder: lerobot_policies.diffusion(folder, tiny=True, seed=1),
     "lerobot_diffusion_ddpm": lambda folder: lerobot_policies.diffusion(folder, tiny=True, seed=2, noise_scheduler_type="DDPM", n_obs_steps=1, prediction_type="sample", beta_schedule="scaled_linear"),
     "lerobot_smolvla": lambda folder: lerobot_policies.smolvla(folder, tiny=True, seed=1),

@@ -50,7 +50,11 @@ def linear(name: str, rows: int, columns: int, random) -> dict[str, torch.Tensor
     return {f"{name}.weight": torch.randn(rows, columns, generator=random) / math.sqrt(columns), f"{name}.bias": 0.1 * torch.randn(rows, generator=random)}
 
 
-def openvla(folder: Path, seed: int = 0) -> Path:
+#: OpenVLA's own action: small differences of the tool's pose in the base frame, and the gripper, open 1, closed 0.
+POSE = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+
+
+def openvla(folder: Path, seed: int = 0, poses: bool = False) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder.mkdir(parents=True)
@@ -69,8 +73,11 @@ def openvla(folder: Path, seed: int = 0) -> Path:
     for name, rows, columns in (("fc1", 4 * 48, 48), ("fc2", WIDTH, 4 * 48), ("fc3", WIDTH, WIDTH)):
         tensors |= linear(f"projector.{name}", rows, columns, random)
     save_file({name: values.contiguous() for name, values in tensors.items()}, folder / "model.safetensors")
-    centre, half = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64), torch.linspace(0.4, 1.4, 6, dtype=torch.float64)
-    statistics = {"q01": (centre - half).tolist(), "q99": (centre + half).tolist(), "mask": [True] * 5 + [False]}
+    dims = 7 if poses else 6
+    centre, half = torch.linspace(-0.5, 0.5, dims, dtype=torch.float64), torch.linspace(0.4, 1.4, dims, dtype=torch.float64)
+    if poses:
+        centre, half = centre * 0.002, half * 0.02
+    statistics = {"q01": (centre - half).tolist(), "q99": (centre + half).tolist(), "mask": [True] * (dims - 1) + [False]}
     config = {
         "model_type": "openvla", "architectures": ["OpenVLAForActionPrediction"], "n_action_bins": BINS, "pad_to_multiple_of": PAD, "image_sizes": [SIZE, SIZE],
         "use_fused_vision_backbone": True, "text_config": {"model_type": "llama", **text}, "norm_stats": {"made_up": {"action": statistics, "proprio": statistics}},
@@ -79,8 +86,12 @@ def openvla(folder: Path, seed: int = 0) -> Path:
     (folder / "tokenizer.json").write_text(json.dumps(words))
     lines = ['robot = "so101_sim"', "fps = 5.0"]
     for kind in ("state", "action"):
-        for name in JOINTS:
+        for name in [] if poses and kind == "action" else JOINTS:
             lines += ["", f"[[{kind}]]", f'name = "{name}"', 'unit = "rad"', *([f'kind = "{"gripper" if name == "gripper" else "joint_abs"}"'] if kind == "action" else [])]
+    for name in POSE if poses else []:
+        pose = ['kind = "ee_delta"', f'component = "{name}"', 'frame = "base"', f'unit = "{"m" if len(name) == 1 else "rad"}"']
+        # The fraction open is the simulated gripper's -0.5 to 0.5 rad.
+        lines += ["", "[[action]]", f'name = "{name}"', *(pose if name != "gripper" else ['kind = "gripper"', "scale = 1.0", "offset = -0.5"])]
     (folder / "embodiment.toml").write_text("\n".join(lines) + "\n")
     return folder
 

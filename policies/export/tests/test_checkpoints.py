@@ -27,6 +27,7 @@ CASES = {
     "openpi_pi05": lambda folder: openpi_policies.openpi(fixtures.made(folder), "pi05", seed=26),
     "openpi_pi0_fast": lambda folder: openpi_policies.openpi(fixtures.made(folder), "pi0_fast", seed=23, gap=1),
     "openvla": lambda folder: openvla_policies.openvla(folder, seed=24),
+    "openvla_ee": lambda folder: openvla_policies.openvla(folder, seed=27, poses=True),
     "openvla_oft": lambda folder: openvla_policies.oft(folder, seed=25),
 }
 INSTRUCTIONS = ("pick up the red cube", "Fold the shirt", "the red cube")

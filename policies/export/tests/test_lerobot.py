@@ -253,6 +253,14 @@ def norm(state: str):
     return edit_json("policy_preprocessor.json", edit)
 
 
+def embodied(before, after):
+    def edit(folder):
+        path = folder / "embodiment.toml"
+        path.write_text(path.read_text().replace(before, after, 1))
+
+    return edit
+
+
 def both(*edits):
     return lambda folder: [edit(folder) for edit in edits]
 
@@ -281,6 +289,9 @@ OUTPUTS = "policy_postprocessor_step_*.safetensors"
     (edit_tensor(STATISTICS, "observation.images.front.std", None), ["observation.images.front.std", "missing", "MEAN_STD"]),
     (lambda folder: (folder / "embodiment.toml").unlink(), ["embodiment.toml", "missing", "6 [[state]]"]),
     (lambda folder: (folder / "embodiment.toml").write_text('robot = "r"\nfps = 0\n'), ["[[state]] = 0 entries", "6 dimensions"]),
+    (embodied('kind = "joint_abs"', 'kind = "ee_abs"'), ["action[0].component", "which number of the pose"]),
+    (embodied('kind = "joint_abs"', 'kind = "ee_delta"\ncomponent = "yaw"'), ["action[0].frame", "base or tool"]),
+    (embodied('kind = "joint_abs"', 'kind = "ee_abs"\ncomponent = "yaw"'), ["action.component", "each once"]),
 ])
 def test_what_is_wrong_is_named_with_a_remedy_and_nothing_is_written(tiny, tmp_path, damage, words):
     copy = tmp_path / "checkpoint"

@@ -3,6 +3,7 @@
 //! `policy.toml` lists the SHA-256 of every other file. Opening a bundle reads each file once, compares its digest
 //! and keeps the bytes, so that what was checked is what is used. A file that is not listed is refused as well.
 
+mod dims;
 mod family;
 mod golden;
 mod prompt;

@@ -117,6 +117,9 @@ pub(super) struct RawNormalisation {
 pub(super) struct RawState {
     pub name: String,
     pub unit: String,
+    /// Of the tool's pose; without it the entry is a joint.
+    #[serde(default)]
+    pub component: Option<String>,
     #[serde(default)]
     pub q01: Option<f64>,
     #[serde(default)]
@@ -144,6 +147,12 @@ pub(super) struct RawAction {
     pub name: String,
     pub kind: String,
     pub unit: String,
+    /// Of the tool's pose, for the end-effector kinds.
+    #[serde(default)]
+    pub component: Option<String>,
+    /// Whose axes a difference is said in, for `ee_rel` and `ee_delta`.
+    #[serde(default)]
+    pub frame: Option<String>,
     pub interpolation: String,
     pub blending: String,
     #[serde(default)]

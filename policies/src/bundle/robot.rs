@@ -6,6 +6,7 @@ use endplate_hal::RobotSpec;
 
 use super::PolicySpec;
 use crate::action_space::Unit;
+use crate::bind::Wiring;
 
 /// One way in which a policy and a robot do not fit. Its text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,18 @@ pub enum Mismatch {
         /// The policy's unit; the robot's is rad.
         policy: Unit,
     },
+    /// A policy that moves the tool of a robot without a described chain.
+    NoChain,
+    /// A joint that the policy commands and that the tool's pose moves too.
+    TwiceCommanded {
+        /// The joint.
+        joint: String,
+    },
+    /// A joint that neither the tool's pose nor an action dimension moves.
+    Uncommanded {
+        /// The joint.
+        joint: String,
+    },
     /// A policy that reads several observations a row apart.
     History {
         /// Observations it reads.
@@ -97,6 +110,18 @@ impl fmt::Display for Mismatch {
             Self::JointUnit { list, joint, policy } => {
                 write!(f, "{list} dimension `{joint}` is in {} in the policy and in rad in the robot", policy.name())
             }
+            Self::NoChain => f.write_str(
+                "the policy moves the tool and the robot has no [kinematics]: describe the chain in robot.toml, or name its URDF or MJCF there",
+            ),
+            Self::TwiceCommanded { joint } => {
+                write!(f, "joint `{joint}` is in the chain to the tool and an action dimension too: take it out of one of them")
+            }
+            Self::Uncommanded { joint } => {
+                write!(
+                    f,
+                    "joint `{joint}` is neither in the chain to the tool nor an action dimension: nothing would command it"
+                )
+            }
             Self::History { steps } => {
                 write!(
                     f,
@@ -113,7 +138,8 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Compares a policy with a robot: embodiment, joints by name and order, units, cameras by name. Empty when they fit.
+/// Compares a policy with a robot: embodiment, joints by name and order, units, the chain that a policy of poses needs,
+/// cameras by name. Empty when they fit.
 pub fn check_robot(policy: &PolicySpec, robot: &RobotSpec) -> Vec<Mismatch> {
     let mut found = Vec::new();
     if policy.robot != robot.name {
@@ -122,6 +148,23 @@ pub fn check_robot(policy: &PolicySpec, robot: &RobotSpec) -> Vec<Mismatch> {
     if policy.observation_steps() > 1 {
         found.push(Mismatch::History { steps: policy.observation_steps() });
     }
+    if policy.actions.commands_joints() {
+        found.extend(joints_differ(policy, robot));
+    } else if let Err(differ) = Wiring::new(policy, robot) {
+        found.extend(differ);
+    }
+    for slot in &policy.cameras {
+        if !robot.cameras.iter().any(|camera| camera.name == slot.name) {
+            let robot = robot.cameras.iter().map(|camera| camera.name.clone()).collect();
+            found.push(Mismatch::NoSuchCamera { camera: slot.name.clone(), robot });
+        }
+    }
+    found
+}
+
+/// The joints of a policy that commands joints, against the robot's: number, names, order, units.
+fn joints_differ(policy: &PolicySpec, robot: &RobotSpec) -> Vec<Mismatch> {
+    let mut found = Vec::new();
     let state: Vec<(&str, Unit)> = policy.state.iter().map(|dim| (dim.name.as_str(), dim.unit)).collect();
     let action: Vec<(&str, Unit)> = policy.actions.dims().iter().map(|dim| (dim.name.as_str(), dim.unit)).collect();
     for (list, dims) in [("state", state), ("action", action)] {
@@ -136,12 +179,6 @@ pub fn check_robot(policy: &PolicySpec, robot: &RobotSpec) -> Vec<Mismatch> {
                 Some(_) if unit != Unit::Rad => found.push(Mismatch::JointUnit { list, joint, policy: unit }),
                 Some(_) => {}
             }
-        }
-    }
-    for slot in &policy.cameras {
-        if !robot.cameras.iter().any(|camera| camera.name == slot.name) {
-            let robot = robot.cameras.iter().map(|camera| camera.name.clone()).collect();
-            found.push(Mismatch::NoSuchCamera { camera: slot.name.clone(), robot });
         }
     }
     found

@@ -4,11 +4,12 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use super::dims::{checked_actions, checked_states};
 use super::family::{FamilySpec, checked_family, exactly};
-use super::raw::{RawAction, RawBudget, RawCamera, RawChunk, RawPolicy, RawQuantisation, RawTolerance};
+use super::raw::{RawBudget, RawCamera, RawChunk, RawPolicy, RawQuantisation, RawTolerance};
 use super::statistics::checked_statistics;
 use super::{BundleError, POLICY_FILE};
-use crate::action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolation, StateDim, Unit};
+use crate::action_space::{ActionSpace, StateDim};
 use crate::engine::Provider;
 use crate::image::{CameraSlot, Pad, Resize};
 use crate::normalisation::Normalisation;
@@ -193,8 +194,8 @@ impl PolicySpec {
     /// Shape of the noise an inference takes, normalised units; `None` for a family without.
     pub fn noise_shape(&self) -> Option<Vec<usize>> {
         match self.family {
-            FamilySpec::Flow(_) => Some(vec![self.chunk.horizon, self.actions.dims().len()]),
-            FamilySpec::Diffusion(rules) => Some(vec![rules.draws(), rules.horizon, self.actions.dims().len()]),
+            FamilySpec::Flow(_) => Some(vec![self.chunk.horizon, self.actions.model_dims()]),
+            FamilySpec::Diffusion(rules) => Some(vec![rules.draws(), rules.horizon, self.actions.model_dims()]),
             FamilySpec::SmolVla(rules) | FamilySpec::Pi0(rules) | FamilySpec::Pi05(rules) => {
                 Some(vec![self.chunk.horizon, rules.action_width])
             }
@@ -274,14 +275,7 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
     }
     unique("cameras", cameras.iter().map(|camera| camera.name.as_str()))?;
 
-    let mut state = Vec::with_capacity(raw.state.len());
-    for (i, dim) in raw.state.iter().enumerate() {
-        state.push(StateDim { name: dim.name.clone(), unit: checked_unit(&format!("state[{i}]"), &dim.unit)? });
-    }
-    unique("state", state.iter().map(|dim| dim.name.as_str()))?;
-    if state.is_empty() {
-        return Err(invalid("state", "[]", "declare the joints that are observed"));
-    }
+    let state = checked_states(&raw.state)?;
     let (state_kind, action_kind) = match &raw.normalisation {
         Some(kinds) => (kinds.state.as_str(), kinds.action.as_str()),
         None => (Normalisation::NAMES[0], Normalisation::NAMES[0]),
@@ -292,16 +286,7 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         let remedy = "this family puts the state into bins between -1 and 1: use quantiles, range or mean_std";
         return Err(invalid("normalisation.state", state_kind, remedy));
     }
-    let dims = raw
-        .action
-        .iter()
-        .enumerate()
-        .map(|(i, action)| checked_action(i, action, &state))
-        .collect::<Result<Vec<_>, _>>()?;
-    unique("action", dims.iter().map(|dim| dim.name.as_str()))?;
-    if dims.is_empty() {
-        return Err(invalid("action", "[]", "declare the dimensions of an action row"));
-    }
+    let (dims, end_effector) = checked_actions(&raw.action, &state)?;
     let entries = raw.action.iter().map(|dim| (dim.name.as_str(), dim.statistics()));
     let action_normalisation = checked_statistics("action", action_kind, entries)?;
     let chunk = checked_chunk(&raw.chunk)?;
@@ -317,7 +302,7 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
         cameras,
         state,
         state_normalisation,
-        actions: ActionSpace::new(dims, action_normalisation),
+        actions: ActionSpace::new(dims, action_normalisation, end_effector),
         chunk,
         costs,
         handover: raw.handover.map(|handover| handover.mode),
@@ -343,7 +328,7 @@ pub(super) fn choose<T: Copy>(key: &str, value: &str, choices: &[(&str, T)]) -> 
     })
 }
 
-fn unique<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<(), BundleError> {
+pub(super) fn unique<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<(), BundleError> {
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
         if name.is_empty() || !seen.insert(name) {
@@ -467,39 +452,6 @@ fn checked_camera(index: usize, raw: &RawCamera) -> Result<CameraSlot, BundleErr
             &raw.pad,
             &[("none", Pad::None), ("centre", Pad::Centre), ("top_left", Pad::TopLeft)],
         )?,
-    })
-}
-
-fn checked_unit(entry: &str, unit: &str) -> Result<Unit, BundleError> {
-    choose(&format!("{entry}.unit"), unit, &[("rad", Unit::Rad), ("m", Unit::M)])
-}
-
-fn checked_action(index: usize, raw: &RawAction, states: &[StateDim]) -> Result<ActionDim, BundleError> {
-    let key = |name: &str| format!("action[{index}].{name}");
-    if matches!(raw.kind.as_str(), "ee_abs" | "ee_delta" | "base_vel") {
-        return Err(invalid(key("kind"), &raw.kind, "this action kind is not built yet; export joint-space actions"));
-    }
-    let kinds =
-        [("joint_abs", ActionKind::JointAbs), ("joint_rel", ActionKind::JointRel), ("gripper", ActionKind::Gripper)];
-    let kind = choose(&key("kind"), &raw.kind, &kinds)?;
-    let unit = checked_unit(&format!("action[{index}]"), &raw.unit)?;
-    let interpolations =
-        [("smooth", Interpolation::Smooth), ("slerp", Interpolation::Slerp), ("hold", Interpolation::Hold)];
-    let interpolation = choose(&key("interpolation"), &raw.interpolation, &interpolations)?;
-    let blending =
-        choose(&key("blending"), &raw.blending, &[("average", Blending::Average), ("latch", Blending::Latch)])?;
-    if interpolation == Interpolation::Slerp {
-        return Err(invalid(
-            key("interpolation"),
-            &raw.interpolation,
-            "a joint is no rotation of the tool: use smooth or hold",
-        ));
-    }
-    if kind == ActionKind::Gripper && blending == Blending::Average {
-        return Err(invalid(key("blending"), &raw.blending, "a gripper is never averaged: use latch"));
-    }
-    ActionDim::new(raw.name.clone(), kind, unit, interpolation, blending, states).ok_or_else(|| {
-        invalid(key("name"), &raw.name, "a relative action needs a state entry of the same name and unit")
     })
 }
 

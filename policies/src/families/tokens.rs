@@ -20,7 +20,7 @@ use crate::chunk::{ActionChunk, Stages};
 use crate::decoding::{Acceptance, Drafter, Trigrams};
 use crate::engine::{Engine, EngineError};
 use crate::load::LoadError;
-use crate::observation::{Budget, Committed, Epoch, Meter, Observation};
+use crate::observation::{Budget, Committed, Continuation, Epoch, Meter, Observation};
 use crate::planner::{Plan, Work};
 use crate::policy::{OutputFault, Policy, PolicyError, Stage, StopReason};
 use crate::thresholds::TRIGRAMS_FILE;
@@ -68,6 +68,8 @@ pub(crate) struct TokenPolicy<T> {
     anytime_bound: Option<f64>,
     tokens: Vec<u32>,
     guesses: Vec<u32>,
+    /// Tokens of the rows that are given, which decoding goes on from; empty for none.
+    forced: Vec<u32>,
     drafter: Drafter,
     acceptance: Acceptance,
     /// The chunk that guesses are made from, if one was answered in this epoch.
@@ -119,6 +121,7 @@ impl<T: Anytime> TokenPolicy<T> {
             plan: Plan::UNLIMITED,
             anytime_bound: fitted.map(|anytime| anytime.bound),
             guesses: Vec::with_capacity(rows),
+            forced: Vec::with_capacity(rules.max_tokens),
             drafter: Drafter::new(rules.decoding, rules.max_tokens, row, seeded),
             acceptance: rules
                 .decoding
@@ -159,6 +162,36 @@ impl<T: Anytime> TokenPolicy<T> {
         let _ = self.tokenizer.encode(&values, previous);
     }
 
+    /// Turns the rows that are given into tokens; a value outside the policy's range is told as its edge, as in training.
+    /// Families whose tokens are time-major only.
+    fn force(&mut self, observation: &Observation<'_>, committed: &Committed<'_>) {
+        self.forced.clear();
+        let spec = self.prefix.spec();
+        let (horizon, dims) = (spec.chunk.horizon, spec.actions.dims().len());
+        let given = committed.delay_rows.min(committed.rows.len() / dims).min(horizon);
+        if committed.continuation != Continuation::Prefix || given == 0 {
+            return;
+        }
+        let given = &committed.rows[..given * dims];
+        let values = self.normalised.values_mut();
+        values.fill(0.0);
+        for (slot, value) in values.iter_mut().zip(spec.actions.normalised(given, &observation.state.position_rad)) {
+            *slot = value;
+        }
+        // Only a value that is not finite cannot be told: then nothing is given, and nothing is taken over below.
+        if self.tokenizer.encode(values, &mut self.forced).is_ok() {
+            self.forced.truncate(given.len());
+        } else {
+            self.forced.clear();
+        }
+    }
+
+    /// The likeliest token behind those taken.
+    fn guess(&self) -> u32 {
+        let forced = self.forced.get(self.tokens.len()).copied();
+        forced.unwrap_or_else(|| self.drafter.guess(&self.tokens))
+    }
+
     fn forget(&mut self) {
         self.last = None;
         self.drafter.reset();
@@ -168,11 +201,14 @@ impl<T: Anytime> TokenPolicy<T> {
     /// as it may be, and whether the guess was right.
     fn take(&mut self, answer: Answer, guess: Option<u32>) -> Result<(bool, bool), PolicyError> {
         let index = self.tokens.len();
+        let forced = self.forced.get(index).copied();
         let guess = guess.filter(|guess| {
-            *guess == answer.token || (!self.exact && self.acceptance.takes(index, *guess, answer.token))
+            forced.is_some()
+                || *guess == answer.token
+                || (!self.exact && self.acceptance.takes(index, *guess, answer.token))
         });
-        let token = guess.unwrap_or(answer.token);
-        self.constrained += u32::from(answer.constrained);
+        let token = forced.or(guess).unwrap_or(answer.token);
+        self.constrained += u32::from(answer.constrained && forced.is_none());
         self.tokens.push(token);
         self.drafter.took(&self.tokens);
         let progress = self.tokenizer.push(token)?;
@@ -207,7 +243,7 @@ impl<T: Anytime> TokenPolicy<T> {
             }
             if drafts && self.rules.decoding.early_exit.is_some_and(|most| !self.exact && self.passes == most) {
                 while !over {
-                    let token = self.drafter.guess(&self.tokens);
+                    let token = self.guess();
                     (over, _) = self.take(Answer { token, constrained: false }, None)?;
                 }
                 return Ok(StopReason::EarlyExit);
@@ -260,7 +296,7 @@ impl<T: Anytime> TokenPolicy<T> {
         let (taken, rows) = (self.tokens.len(), decode.rows());
         // Guesses build on guesses, so for a moment they stand as if they were taken.
         while self.tokens.len() < taken + rows - 1 {
-            let guess = self.drafter.guess(&self.tokens);
+            let guess = self.guess();
             self.tokens.push(guess);
         }
         self.guesses.clear();
@@ -353,6 +389,7 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
         if !self.rules.decoding.is_plain() {
             self.begin_guesses(observation, committed.epoch);
         }
+        self.force(observation, committed);
         let stop = self.generate(&mut meter)?;
         stages.decode = lap.take();
         stages.tokens = self.tokens.len() as u32;
@@ -362,6 +399,11 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
         stages.in_blocks = self.in_blocks;
 
         let error_bound = self.decode_rows(stop, observation, chunk.rows_mut())?;
+        // The rows themselves, rather than the middles of their bins.
+        let given = self.forced.len();
+        if self.fault == OutputFault::None {
+            chunk.rows_mut()[..given].copy_from_slice(&committed.rows[..given]);
+        }
         stages.postprocess = lap.take();
         chunk.set(self.spec().chunk.row_period, observation.anchor, committed.epoch, error_bound, stages);
         if self.rules.decoding.previous {

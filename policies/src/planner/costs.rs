@@ -117,6 +117,15 @@ impl CostWindows {
         }
     }
 
+    /// Everything measured so far counts `factor` times.
+    pub(crate) fn rescale(&mut self, factor: f64) {
+        for window in [&mut self.before, &mut self.step, &mut self.block, &mut self.after] {
+            for span in &mut window.spans {
+                *span = span.mul_f64(factor);
+            }
+        }
+    }
+
     /// What the next inference is planned with.
     pub(crate) fn usual(&self) -> StageCosts {
         self.each(Window::usual)
@@ -161,6 +170,16 @@ mod tests {
         assert_eq!((windows.usual().block, windows.usual().step), (MS * 6, MS * 2));
         windows.record(&Stages { decode: MS * 12, in_blocks: MS * 12, blocks: 2, passes: 2.0, ..Stages::default() });
         assert_eq!(windows.usual().step, MS * 2, "nothing was generated one by one");
+    }
+
+    #[test]
+    fn a_slower_machine_is_planned_with_before_it_has_been_measured() {
+        let mut windows = CostWindows::new();
+        windows.record(&Stages { decode: MS * 20, passes: 10.0, vision: MS * 3, ..Stages::default() });
+        windows.rescale(2.0);
+        assert_eq!((windows.usual().step, windows.usual().before), (MS * 4, MS * 6));
+        windows.rescale(0.5);
+        assert_eq!(windows.usual().step, MS * 2);
     }
 
     #[test]

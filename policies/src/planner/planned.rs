@@ -126,6 +126,10 @@ impl Policy for Planned {
         self.given = Some(plan);
     }
 
+    fn rescale_costs(&mut self, factor: f64) {
+        self.measured.rescale(factor);
+    }
+
     fn check_budget(&self, budget: Duration) -> Result<(), Impossible> {
         check_budget(budget, self.work, self.measured.fastest(), self.first)
     }

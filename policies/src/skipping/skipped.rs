@@ -221,6 +221,10 @@ impl Policy for Skipped {
         self.inner.set_plan(plan);
     }
 
+    fn rescale_costs(&mut self, factor: f64) {
+        self.inner.rescale_costs(factor);
+    }
+
     fn check_budget(&self, budget: Duration) -> Result<(), Impossible> {
         // A skipped answer needs no time, and one that is not skipped must be possible.
         self.inner.check_budget(budget)

@@ -19,6 +19,8 @@ mod handover;
 #[cfg(feature = "sim")]
 mod jitter;
 #[cfg(feature = "sim")]
+mod judge;
+#[cfg(feature = "sim")]
 mod kinematic;
 mod peer;
 mod pipeline;
@@ -160,6 +162,9 @@ pub struct BenchArguments {
     /// faults: seed of the first plan.
     #[arg(long, default_value_t = 0)]
     first_seed: u64,
+    /// faults: the policy of `--bundle` on the simulated robot instead of drawn chunks on a kinematic arm.
+    #[arg(long, conflicts_with = "matrix")]
+    trained: bool,
     /// faults: each fault once, against the rung the design gives it, instead of random plans.
     #[arg(long)]
     matrix: bool,

@@ -9,14 +9,12 @@ use endplate_policies::OrtOptions;
 #[cfg(feature = "ort")]
 use endplate_policies::engine::{EngineFile, ProviderList};
 use endplate_policies::{
-    Bundle, BundleSource, Decoding, EngineChoice, EngineRuns, LoadError, Loaded, Skipping, check_robot, load_policy,
-    load_policy_timed,
+    Bundle, BundleSource, Decoding, EngineChoice, EngineRuns, LoadError, Loaded, Policy, Skipping, bind, check_robot,
+    load_policy, load_policy_timed,
 };
 use include_dir::{Dir, include_dir};
 use indicatif::ProgressBar;
-#[cfg(feature = "ort")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 static DEMONSTRATION: Dir = include_dir!("$CARGO_MANIFEST_DIR/../policies/bundles/pick_cube_fast");
@@ -179,17 +177,21 @@ fn demonstration() -> &'static [(&'static str, &'static [u8])] {
     })
 }
 
-/// The robot described in a file, or the built-in simulated one.
+/// The robot described in a file, or the built-in simulated one. A URDF or MJCF that it names lies beside it.
 pub fn open_robot(file: Option<&PathBuf>) -> Result<RobotSpec, CliError> {
     match file {
         None => RobotSpec::from_toml_str(robots::SO101_SIM, "the built-in robot"),
-        Some(path) if path.as_os_str() == "so101_sim" => RobotSpec::from_toml_str(robots::SO101_SIM, "so101_sim"),
-        Some(path) if path.as_os_str() == "so101_emulated" => {
-            RobotSpec::from_toml_str(robots::SO101_EMULATED, "so101_emulated")
-        }
-        Some(path) => RobotSpec::from_toml_str(&read_text(path)?, &path.display().to_string()),
+        Some(path) => return super::robot_file::open(path),
     }
     .map_err(CliError::input)
+}
+
+/// A policy that commands the joints of `robot`; one that moves the tool does so through the robot's kinematics.
+pub fn bound(policy: Box<dyn Policy>, robot: &RobotSpec) -> Result<Box<dyn Policy>, CliError> {
+    bind(policy, robot).map_err(|mismatches| {
+        let lines: Vec<String> = mismatches.iter().map(|mismatch| format!("\n  {mismatch}")).collect();
+        CliError::Refused(format!("the policy does not fit {}:{}", robot.source, lines.concat()))
+    })
 }
 
 /// Refuses a bundle that does not fit a robot, with one line a mismatch.

@@ -15,6 +15,14 @@ pub struct RobotDoctorArguments {
     /// Robot description; without it, the built-in simulated robot.
     #[arg(long)]
     robot: Option<PathBuf>,
+    /// The serial device of an arm, instead of the one described: PATH, or ARM=PATH where there are several.
+    #[cfg(feature = "serial")]
+    #[arg(long, value_name = "[ARM=]PATH")]
+    port: Vec<String>,
+    /// The arm stands in its park pose ([poses] park): hold that against what its joints read.
+    #[cfg(feature = "serial")]
+    #[arg(long)]
+    parked: bool,
     /// Finger-print the joint order and look for dead inputs, on the simulated robot: advisory, some seconds.
     #[cfg(feature = "sim")]
     #[arg(long)]
@@ -36,7 +44,10 @@ pub(super) fn lines(
     bundle: Option<&Bundle>,
     policy: &PolicyArguments,
 ) -> Result<Vec<Line>, CliError> {
-    let robot = open_robot(arguments.robot.as_ref())?;
+    #[allow(unused_mut)] // without servo buses
+    let mut robot = open_robot(arguments.robot.as_ref())?;
+    #[cfg(feature = "serial")]
+    super::robot_file::set_ports(&mut robot, &arguments.port)?;
     let mut lines = Vec::new();
     if let Some(bundle) = bundle {
         let fit = require_fit(bundle, &robot);
@@ -58,6 +69,10 @@ pub(super) fn lines(
     lines.push(priority_limit());
     lines.extend(camera_bandwidth(&robot));
     lines.extend(bus_budget(&robot));
+    #[cfg(feature = "serial")]
+    lines.extend(buses(&robot, arguments.parked)?);
+    #[cfg(feature = "serial")]
+    lines.extend(robot.cameras.iter().filter(|camera| camera.driver != "sim").map(camera_frames));
     #[cfg(feature = "sim")]
     if arguments.joint_order {
         lines.extend(super::joint_order::lines(&robot, policy, arguments.planted)?);
@@ -150,6 +165,35 @@ fn bus_time_ms(servos: usize) -> f64 {
     let read = (8 + servos) + 14 * servos;
     let write = 8 + 3 * servos;
     (read + write) as f64 * BYTE_MS
+}
+
+/// Every servo of every arm, as it is before torque.
+#[cfg(feature = "serial")]
+fn buses(robot: &RobotSpec, parked: bool) -> Result<Vec<Line>, CliError> {
+    let looks = super::before_torque::look(robot, parked)?;
+    let line = |look: &super::before_torque::ArmLook| Line {
+        what: "servo bus",
+        pass: look.problems.is_empty(),
+        need: Need::Required,
+        found: match look.problems.as_slice() {
+            [] => format!("arm {} on {}: {} servos, as described", look.arm, look.port, look.servos),
+            problems => format!("arm {} on {}: {}", look.arm, look.port, problems.join("; ")),
+        },
+        fix: "each problem names its remedy; torque stays off until all are gone",
+    };
+    Ok(looks.iter().map(line).collect())
+}
+
+#[cfg(feature = "serial")]
+fn camera_frames(camera: &endplate_hal::CameraSpec) -> Line {
+    let found = super::before_torque::look_through(camera);
+    Line {
+        what: "camera frames",
+        pass: found.is_ok(),
+        need: Need::Required,
+        found: found.unwrap_or_else(|error| error),
+        fix: "plug the camera in, name its device (best below /dev/v4l/by-id), and close other programs that use it",
+    }
 }
 
 fn bus_budget(robot: &RobotSpec) -> Vec<Line> {

@@ -533,6 +533,7 @@ fn rows(arguments: &EvaluateArguments, settings: Vec<(Setting, Option<String>)>,
                 decelerated: rung(2),
                 held: rung(3),
                 stopped: rung(4),
+                ..LadderCounts::default()
             },
             setting: setting.clone(),
         });

@@ -1,6 +1,6 @@
 //! `endplate infer`: a bundle open loop on recorded inputs.
 
-use super::bundle::PolicyArguments;
+use super::bundle::{PolicyArguments, bound, open_robot};
 use super::error::{CliError, write};
 use clap::Args;
 use endplate_policies::bundle::Arrays;
@@ -12,6 +12,10 @@ use std::path::PathBuf;
 pub struct InferArguments {
     #[command(flatten)]
     policy: PolicyArguments,
+    /// Robot description, for a policy that moves the tool: its joints go in and come out (`so101_sim` is the built-in
+    /// one); without it, such a policy's own rows come out.
+    #[arg(long)]
+    robot: Option<PathBuf>,
     /// `.npz` with one u8 `[h, w, 3]` array per camera name, `state` `[S]` and `instruction` (UTF-8 bytes, u8).
     #[arg(long)]
     inputs: PathBuf,
@@ -26,7 +30,11 @@ pub fn infer(arguments: &InferArguments) -> Result<(), CliError> {
     let bytes = std::fs::read(&arguments.inputs).map_err(|error| CliError::Input(format!("{name}: {error}")))?;
     let arrays = Arrays::from_npz(&bytes, &name).map_err(CliError::input)?;
     let (bundle, mut loaded) = arguments.policy.load()?;
-    let inputs = OpenLoopInputs::from_arrays(&arrays, bundle.spec()).map_err(CliError::input)?;
+    if let Some(robot) = &arguments.robot {
+        let robot = open_robot(Some(robot))?;
+        loaded.policy = bound(loaded.policy, &robot)?;
+    }
+    let inputs = OpenLoopInputs::from_arrays(&arrays, loaded.policy.spec()).map_err(CliError::input)?;
     let output = infer_open_loop(&mut *loaded.policy, &inputs)
         .map_err(|error| CliError::Failed(format!("{}: {error}", error.kind())))?;
     let mut file = std::io::Cursor::new(Vec::new());

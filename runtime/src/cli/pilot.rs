@@ -22,7 +22,11 @@ impl PolicyPilot {
         let (bundle, loaded): (Bundle, Loaded) = arguments.load()?;
         let spec = bundle.spec();
         let names: Vec<&str> = spec.cameras.iter().map(|slot| slot.name.as_str()).collect();
-        if names != CAMERAS || spec.actions.dims().len() != JOINTS || spec.state.len() != JOINTS {
+        if names != CAMERAS
+            || !spec.actions.commands_joints()
+            || spec.actions.dims().len() != JOINTS
+            || spec.state.len() != JOINTS
+        {
             let (dims, source) = (spec.actions.dims().len(), bundle.source());
             return Err(CliError::Refused(format!(
                 "{source}: cameras {names:?} and {dims} joints; a recording has {CAMERAS:?} and {JOINTS}"

@@ -2,20 +2,25 @@
 
 use super::devices::{describe, open_arms};
 use super::error::CliError;
-use super::report::{RunFacts, RunReport};
+use super::loops::{loops, refuse_baseline, with_cameras_of};
+use super::operator::{Desk, Wish};
+use super::report::{Episode, RunFacts, RunReport};
 use super::run::{Images, RunArguments, publish_report, refuse_foreign};
 use super::supervision::{Supervision, has_stopped};
 use super::view::{View, event_text};
 use core::time::Duration;
 use endplate_hal::{Camera, Clock, MonotonicClock, RobotSpec, camera};
 use endplate_policies::{Bundle, Epoch, Loaded};
+use endplate_runtime::drive::orders::Orders;
 use endplate_runtime::drive::{Flow, camera_loops, realtime};
-use endplate_runtime::{CameraHealth, ControlLoop, FaultPlan, Inbox, InferenceLoop, PlayRules, Samples};
+use endplate_runtime::{CameraHealth, FaultPlan, Inbox, Samples};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// How long cameras and joints may take to come alive.
 const WAKE: Duration = Duration::from_secs(8);
+/// How long parking may take at the end: longer than the desk waits for each of its steps.
+const PARKING: Duration = Duration::from_secs(240);
 
 /// Runs the policy and reports.
 pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded: Loaded) -> Result<(), CliError> {
@@ -25,18 +30,13 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     if arguments.episodes.is_some() {
         return Err(CliError::Input("--episodes: episodes are for simulated robots".to_owned()));
     }
-    refuse_foreign(arguments, bundle, "a robot on hardware", true)?;
+    refuse_foreign(arguments, "a robot on hardware", true)?;
+    refuse_baseline(arguments, bundle)?;
     let (engine, policy) = (loaded.engine.clone(), loaded.policy);
     policy.check_instruction(instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
     let monotonic = Arc::new(MonotonicClock::new());
     let clock: Arc<dyn Clock> = Arc::clone(&monotonic) as _;
-    let mut spec = robot.clone();
-    spec.cameras = bundle
-        .spec()
-        .cameras
-        .iter()
-        .filter_map(|slot| robot.cameras.iter().find(|camera| camera.name == slot.name).cloned())
-        .collect();
+    let spec = with_cameras_of(bundle, robot);
     let devices = spec
         .cameras
         .iter()
@@ -51,15 +51,11 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
         None,
     )?;
     let reporters = arms.reporters;
-    let rules = PlayRules {
-        interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
-        execute_rows: bundle.spec().chunk.execute_rows,
-        max_age: spec.control.max_chunk_age,
-    };
-    let mut control = ControlLoop::new(spec.clone(), arms.robot, rules).map_err(CliError::failed)?;
+    let (mut control, mut inference) = loops(arguments, &spec, bundle, policy, arms.robot)?;
     let (producer, mut events) = rtrb::RingBuffer::new(1024);
     control.set_events(producer);
-    let mut inference = InferenceLoop::new(policy, instruction, spec.control.deadline, spec.control.state_max_age);
+    let (order_producer, operator_orders) = rtrb::RingBuffer::new(8);
+    control.set_operator(operator_orders);
     let epoch = Epoch(1);
     inference.instruct(instruction, epoch);
     control.configure(clock.now()).map_err(CliError::failed)?;
@@ -95,6 +91,7 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
     let mut supervision = Supervision::open(arguments, &spec, true, &View::plain())?;
     let stop = supervision.stop.clone();
     println!("running    {instruction:?} on {}; interrupt to stop under control", spec.name);
+    let mut desk = Desk::open(&arguments.operator, &spec, order_producer)?;
     control.activate(clock.now(), epoch).map_err(CliError::failed)?;
     let begin = clock.now();
     let period = spec.control.period;
@@ -103,6 +100,7 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
     let plan = FaultPlan::new(Vec::new());
     let mut looks_at_rest = 0;
     let (stamps, heartbeat, mut onlooker) = supervision.split();
+    let orders = Orders::default();
     let rights = realtime::run(
         realtime::Realtime {
             clock: &*clock,
@@ -115,20 +113,34 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
             faults: &plan,
             instructions: &[],
             estop: stop.flag(),
+            orders: &orders,
             lateness: &mut lateness,
             heartbeat: &heartbeat,
             stamps,
         },
         begin,
-        limit.saturating_add(spec.control.stop_time),
+        limit.saturating_add(spec.control.stop_time).saturating_add(PARKING),
         &spec.control,
-        |now, tick| {
+        |now, sight| {
+            let tick = sight.tick.as_ref();
             onlooker.look(&*clock, 0, tick);
+            if let Some(line) = onlooker.look_at_speed(now, &orders) {
+                eprintln!("{line}");
+            }
             while let Ok(event) = events.pop() {
                 eprintln!("{}", event_text(event.now.duration_since(begin).as_secs_f64(), &event));
             }
-            if now.duration_since(begin) >= limit {
-                stop.flag().store(true, Ordering::Release);
+            // A stop that was asked for goes before everything that the operator asks for.
+            let mut wish = if stop.is_asked() { Wish::None } else { desk.look(now, tick) };
+            if now.duration_since(begin) >= limit && !stop.is_asked() && !desk.quit() {
+                wish = Wish::Stop;
+            }
+            match wish {
+                Wish::None => {}
+                // The same instruction in a new epoch: nothing of the episode before is remembered.
+                Wish::Reset => orders.instruct(instruction),
+                Wish::Stop => stop.flag().store(true, Ordering::Release),
+                Wish::End => return Flow::Stop,
             }
             match tick {
                 Some(tick) if stop.is_asked() && has_stopped(tick, &mut looks_at_rest) => Flow::Stop,
@@ -144,13 +156,24 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
     for camera in &cameras {
         println!("camera     {}: {:?}", camera.name(), camera.counts());
     }
+    let episodes = desk
+        .finish(clock.now())
+        .into_iter()
+        .map(|ended| Episode {
+            seed: 0,
+            instruction: instruction.clone(),
+            target: String::new(),
+            outcome: ended.outcome.to_owned(),
+            duration_s: ended.lasted.as_secs_f64(),
+        })
+        .collect();
     let report = RunReport::new(RunFacts {
         simulated_robot: false,
         simulated_time: false,
         latency_model: "real".to_owned(),
         seed: 0,
         bundle_digest: bundle.digest(),
-        episodes: Vec::new(),
+        episodes,
         joints: &spec.joints,
         period,
         control: control.counts(),
@@ -162,5 +185,5 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
         injected: std::collections::BTreeMap::new(),
         supervision: supervision.finish(),
     });
-    publish_report(arguments, &report)
+    publish_report(arguments, &report.with_buses(&reporters, &spec.joints))
 }

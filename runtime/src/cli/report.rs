@@ -29,6 +29,8 @@ pub struct Episode {
 
 /// The outcome of an episode that a signal ended; it does not count as an episode.
 pub const INTERRUPTED: &str = "interrupted";
+/// The outcome of an episode on hardware that the operator did not judge; it does not count either.
+pub const UNJUDGED: &str = "unjudged";
 
 /// The control side of the report.
 #[derive(Clone, Debug, Serialize)]
@@ -66,6 +68,8 @@ pub struct InferenceReport {
     actions_per_compute_s: f64,
     blocks_per_chunk: f64,
     plans: PlanCounts,
+    /// Times the machine changed its speed, and plans with it.
+    replanned: u64,
     /// Of answers that were cut off, normalised units.
     largest_error_bound: f64,
     stop_reasons: BTreeMap<String, u64>,
@@ -90,6 +94,10 @@ pub struct RunReport {
     ladder: LadderCounts,
     faults: BTreeMap<String, u64>,
     command_digest: String,
+    /// Servo buses, where there are any.
+    #[cfg(feature = "serial")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    buses: Vec<super::bus_figures::BusFigures>,
     #[serde(flatten)]
     supervision: SupervisionReport,
 }
@@ -157,7 +165,7 @@ impl RunReport {
             latency_model: facts.latency_model,
             seed: facts.seed,
             bundle_digest: facts.bundle_digest.to_owned(),
-            episodes: facts.episodes.len() - outcome(INTERRUPTED),
+            episodes: facts.episodes.len() - outcome(INTERRUPTED) - outcome(UNJUDGED),
             successes: outcome("success"),
             wrong_picks: outcome("wrong_pick"),
             control: ControlReport {
@@ -189,6 +197,7 @@ impl RunReport {
                 actions_per_compute_s: if compute_s > 0.0 { rows / compute_s } else { 0.0 },
                 blocks_per_chunk: per_chunk(inference.blocks as f64),
                 plans: inference.plans,
+                replanned: inference.replanned,
                 largest_error_bound: inference.error_bound,
                 stop_reasons: inference.stop_reasons.clone(),
                 last_refusal: inference.last_refusal.clone(),
@@ -197,8 +206,18 @@ impl RunReport {
             ladder: control.ladder,
             faults,
             command_digest: control.digest.hex(),
+            #[cfg(feature = "serial")]
+            buses: Vec::new(),
             supervision: facts.supervision,
         }
+    }
+
+    /// With what the robot's servo buses did.
+    #[cfg(feature = "serial")]
+    pub fn with_buses(mut self, reporters: &super::devices::Reporters, joints: &[JointSpec]) -> Self {
+        self.buses =
+            reporters.iter().map(|(arm, report)| super::bus_figures::BusFigures::new(arm, &report(), joints)).collect();
+        self
     }
 
     /// The JSON that programs read.
@@ -281,10 +300,11 @@ impl RunReport {
             "deadline   {:.0} ms from capture to command: {} misses",
             inference.deadline_ms, inference.deadline_misses
         )?;
-        let LadderCounts { fresh, continued, decelerated, held, stopped } = self.ladder;
+        let LadderCounts { fresh, continued, posed, decelerated, held, stopped } = self.ladder;
+        let posed = if posed > 0 { format!(", posed {posed}") } else { String::new() };
         writeln!(
             text,
-            "ladder     fresh {fresh}, continued {continued}, decelerated {decelerated}, held {held}, stopped {stopped}"
+            "ladder     fresh {fresh}, continued {continued}{posed}, decelerated {decelerated}, held {held}, stopped {stopped}"
         )?;
         let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
         for reason in &self.supervision.throttled {

@@ -9,7 +9,6 @@ use super::simulation;
 use clap::{Args, ValueEnum};
 use core::time::Duration;
 use endplate_hal::RobotSpec;
-use endplate_policies::Bundle;
 use std::path::PathBuf;
 
 /// Arguments of `endplate run`.
@@ -17,7 +16,7 @@ use std::path::PathBuf;
 pub struct RunArguments {
     #[command(flatten)]
     pub policy: PolicyArguments,
-    /// Robot description: a file, or the name of a built-in one (`so101_sim`, `so101_emulated`); without it, the built-in
+    /// Robot description: a file, or the name of a built-in one (`so101_sim`, `so101_emulated`, `so100`, `so101`, `koch`, `viperx`); without it, the built-in
     /// simulated robot.
     #[arg(long)]
     pub robot: Option<PathBuf>,
@@ -86,6 +85,9 @@ pub struct RunArguments {
     /// Save what the cameras see, as PNG, twice a second.
     #[arg(long, value_name = "DIR")]
     pub save_frames: Option<PathBuf>,
+    #[cfg(feature = "serial")]
+    #[command(flatten)]
+    pub operator: super::operator::OperatorArguments,
     /// Publish every command over Zenoh, as a ROS 2 node on rmw_zenoh does: connect to this router, for example
     /// `tcp/127.0.0.1:7447`.
     #[cfg(feature = "zenoh")]
@@ -145,14 +147,12 @@ pub const DEFAULT_LATENCY: &str = "60ms";
 
 /// Refuses what a robot that is not simulated in this process would silently do without; `supervised` where signals,
 /// watchdogs, rights and metrics are looked after as in simulation.
-pub fn refuse_foreign(arguments: &RunArguments, bundle: &Bundle, what: &str, supervised: bool) -> Result<(), CliError> {
+pub fn refuse_foreign(arguments: &RunArguments, what: &str, supervised: bool) -> Result<(), CliError> {
     let mut given = vec![
-        ("--handover", arguments.handover.is_some()),
         ("--fault", !arguments.fault.is_empty()),
         ("--fault-plan", arguments.fault_plan.is_some()),
         ("--save-frames", arguments.save_frames.is_some()),
         ("--write-trace", arguments.write_trace.is_some()),
-        ("[handover] of the bundle", bundle.spec().handover.is_some()),
     ];
     #[cfg(feature = "mcap")]
     given.push(("--record", arguments.record.is_some()));
@@ -180,7 +180,10 @@ pub fn publish_report(arguments: &RunArguments, report: &RunReport) -> Result<()
 
 /// Runs the job and prints its summary.
 pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
-    let robot = open_robot(arguments.robot.as_ref())?;
+    #[allow(unused_mut)] // without servo buses
+    let mut robot = open_robot(arguments.robot.as_ref())?;
+    #[cfg(feature = "serial")]
+    super::robot_file::set_ports(&mut robot, &arguments.operator.port)?;
     #[cfg(feature = "zenoh")]
     if arguments.node.wire.transport.is_some() {
         let (bundle, loaded) = arguments.policy.load()?;
@@ -194,6 +197,15 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
             "{}: cameras[{}].driver is {driver} and the arm has {other}: describe devices of one world",
             robot.source, camera.name
         )));
+    }
+    #[cfg(feature = "serial")]
+    if let (false, Some(option)) = (is_real, arguments.operator.given()) {
+        return Err(CliError::Input(format!("{option}: this is for arms on a servo bus, and the robot is simulated")));
+    }
+    #[cfg(feature = "serial")]
+    if is_real {
+        // Seconds before anything else is loaded, and before torque.
+        super::before_torque::require_sound(&robot, arguments.operator.parked)?;
     }
     let (bundle, loaded) = arguments.policy.load()?;
     require_fit(&bundle, &robot)?;

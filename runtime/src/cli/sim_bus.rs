@@ -21,6 +21,9 @@ pub struct SimBusArguments {
     /// Make a link to the bus here, so that its path stays the same.
     #[arg(long, value_name = "PATH")]
     pub link: Option<PathBuf>,
+    /// Servos are deaf to a port whose baud rate is not that of their registers (1 Mbaud at first), as real ones are.
+    #[arg(long)]
+    pub minds_baud: bool,
     /// Share of answers with changed bytes, 0 to 1.
     #[arg(long, default_value_t = 0.0)]
     pub corrupt: f64,
@@ -66,6 +69,7 @@ pub fn sim_bus(arguments: &SimBusArguments, make: BusMake, seed: u64, seconds: O
     };
     let mut options = BusOptions::new(make, usize::from(arguments.servos));
     options.seed = seed;
+    options.minds_baud = arguments.minds_baud;
     options.faults = BusFaults {
         corrupt: arguments.corrupt,
         drop: arguments.drop,

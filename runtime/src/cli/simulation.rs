@@ -2,6 +2,7 @@
 
 use super::error::{CliError, read_text, write};
 use super::frames::FrameSaver;
+use super::loops::{loops, refuse_baseline, with_cameras_of};
 use super::report::{Episode, INTERRUPTED, RunFacts, RunReport};
 use super::run::{DEFAULT_LATENCY, Images, RunArguments, Task, parse_span};
 use super::startup;
@@ -9,13 +10,13 @@ use super::supervision::{Supervision, has_stopped};
 use super::view::View;
 use core::time::Duration;
 use endplate_hal::{Camera, Clock, Instant, MonotonicClock, Robot, RobotSpec};
-use endplate_policies::{Blending, Bundle, EngineInfo, Epoch, Loaded, OutputFault};
+use endplate_policies::{Bundle, EngineInfo, Epoch, Loaded, OutputFault};
+use endplate_runtime::drive::orders::Orders;
 use endplate_runtime::drive::simulated::{Latency, LatencyModel, Simulated};
 use endplate_runtime::drive::{CameraBank, CameraLoop, CameraWatch, Flow, camera_loops, realtime, simulated};
-use endplate_runtime::handover::Handover;
 use endplate_runtime::{
     CameraHealth, ControlCounts, ControlLoop, Event, FaultPlan, FaultWindow, Inbox, InferenceCounts, InferenceLoop,
-    PlayRules, RuntimeFault, Samples, Tick,
+    RuntimeFault, Samples, Tick,
 };
 use endplate_sim::fault::{Fault, FaultKind, FaultPlan as BodyFaults};
 use endplate_sim::look::Look;
@@ -134,11 +135,7 @@ pub fn run(
     bundle: &Bundle,
     loaded: Loaded,
 ) -> Result<RunReport, CliError> {
-    if handover(arguments, bundle)?.is_baseline() {
-        return Err(CliError::Input(
-            "--handover: a baseline is there to compare with: use it in `evaluate`".to_owned(),
-        ));
-    }
+    refuse_baseline(arguments, bundle)?;
     let episodes = arguments.episodes.unwrap_or(COLOURS.len() as u64);
     let on_real_clock = arguments.realtime || arguments.episodes.is_none();
     let view = View::new(episodes);
@@ -266,18 +263,6 @@ fn latency_model(arguments: &RunArguments) -> Result<LatencyModel, CliError> {
     })
 }
 
-/// The handover asked for, else the bundle's own, else switching; it must go with the policy.
-fn handover(arguments: &RunArguments, bundle: &Bundle) -> Result<Handover, CliError> {
-    let own = bundle.spec().handover.as_deref();
-    match arguments.handover.as_deref() {
-        Some(text) => Handover::parse(text).map_err(CliError::input),
-        None => own.map_or(Ok(Handover::default()), |text| {
-            Handover::parse(text)
-                .map_err(|error| CliError::Refused(format!("{}: policy.toml: {error}", bundle.source())))
-        }),
-    }
-}
-
 fn parse_faults(texts: &[String]) -> Result<Vec<Fault>, CliError> {
     texts
         .iter()
@@ -378,33 +363,17 @@ impl<'a> Bench<'a> {
         faults.extend(fault_plan(arguments, robot, bundle)?);
         refuse_foreign_faults(&faults, bundle)?;
         let body_faults = Arc::new(BodyFaults::new(faults.clone()));
-        let mut spec = robot.clone();
-        spec.cameras = bundle
-            .spec()
-            .cameras
-            .iter()
-            .filter_map(|slot| robot.cameras.iter().find(|camera| camera.name == slot.name).cloned())
-            .collect();
+        let spec = with_cameras_of(bundle, robot);
         let mut options = SimOptions::from_spec(&spec);
         options.faults = Arc::clone(&body_faults);
         let model = Arc::new(Model::so101_like().map_err(CliError::failed)?);
         let world = SimRobot::new(model, &Scene::sample(arguments.seed.0), options, START).map_err(CliError::input)?;
         let boxed: Vec<Box<dyn Camera>> = world.cameras().into_iter().map(|camera| Box::new(camera) as _).collect();
         let (cameras, bank, watch) = camera_loops(boxed, arguments.images == Images::Black);
-        let rules = PlayRules {
-            interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
-            execute_rows: bundle.spec().chunk.execute_rows,
-            max_age: spec.control.max_chunk_age,
-        };
-        let handover = handover(arguments, bundle)?;
-        let blending: Vec<Blending> = bundle.spec().actions.dims().iter().map(|dim| dim.blending).collect();
         let clock = Arc::new(MonotonicClock::new());
         let on_real_clock = arguments.realtime || arguments.episodes.is_none();
         let (arms, buses) = Buses::open(&spec, &world, &clock, on_real_clock)?;
-        let mut control = ControlLoop::new(spec.clone(), arms, rules).map_err(CliError::failed)?;
-        control.set_handover(handover, &blending);
-        let mut inference = InferenceLoop::new(policy, "", spec.control.deadline, spec.control.state_max_age);
-        inference.set_handover(handover).map_err(|error| CliError::Refused(error.to_string()))?;
+        let (mut control, inference) = loops(arguments, &spec, bundle, policy, arms)?;
         let (producer, events) = rtrb::RingBuffer::new(EVENT_ROOM);
         control.set_events(producer);
         control.configure(START).map_err(CliError::failed)?;
@@ -442,6 +411,18 @@ impl<'a> Bench<'a> {
     /// Who keeps frames from now on.
     pub fn set_saver(&mut self, saver: Option<FrameSaver>) -> Option<FrameSaver> {
         std::mem::replace(&mut self.saver, saver)
+    }
+
+    /// What goes wrong in every episode.
+    pub fn planned_faults(&self) -> Vec<Fault> {
+        self.body_faults.faults().cloned().collect()
+    }
+
+    /// Every period's record from now on, with room for so many.
+    pub fn watch_records(&mut self, room: usize) -> rtrb::Consumer<endplate_runtime::TickRecord> {
+        let (producer, records) = rtrb::RingBuffer::new(room);
+        self.control.set_records(Some(producer));
+        records
     }
 
     /// The control counters so far.
@@ -636,6 +617,7 @@ impl<'a> Bench<'a> {
         let tape = &mut self.recorder;
         let mut plant = |now| world.advance_to(now);
         let (stamps, heartbeat, mut onlooker) = self.supervision.split();
+        let orders = Orders::default();
         let rights = realtime::run(
             realtime::Realtime {
                 clock,
@@ -648,6 +630,7 @@ impl<'a> Bench<'a> {
                 faults: &self.faults,
                 instructions: std::slice::from_ref(&plan.changed),
                 estop: stop.flag(),
+                orders: &orders,
                 lateness: &mut self.lateness,
                 heartbeat: &heartbeat,
                 stamps,
@@ -655,8 +638,12 @@ impl<'a> Bench<'a> {
             start,
             TIME_LIMIT + WARM_UP + Duration::from_secs(1),
             &self.spec.control,
-            |now, tick| {
+            |now, sight| {
+                let tick = sight.tick.as_ref();
                 onlooker.look(clock, index, tick);
+                if let Some(line) = onlooker.look_at_speed(now, &orders) {
+                    view.line(&line);
+                }
                 let Some(tick) = tick.inspect(|_| tape.pump(view)) else { return Flow::Continue };
                 let flow = watcher.look(now, start, tick, &self.world, view, events, saver.as_mut(), index);
                 match stop.is_asked() {

@@ -6,7 +6,8 @@ use super::startup;
 use super::view::View;
 use core::time::Duration;
 use endplate_hal::{Clock, ControlSpec, Instant, RobotSpec};
-use endplate_runtime::power::PowerState;
+use endplate_runtime::drive::orders::Orders;
+use endplate_runtime::power::{PowerState, SpeedWatch};
 use endplate_runtime::prometheus::MetricsServer;
 use endplate_runtime::realtime::{RealtimeRights, RightsReport, probe};
 use endplate_runtime::signals::StopRequest;
@@ -18,6 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Periods between two looks at the ring of stamps: 2 s at 2 kHz.
 const STAMP_ROOM: usize = 4096;
+/// How often the machine's speed is looked at.
+const SPEED_EVERY: Duration = Duration::from_secs(1);
 /// How often systemd is told the state.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,8 @@ pub struct Supervision {
     watchdog: Option<Watchdog>,
     metrics: Option<MetricsServer>,
     power: Option<PowerState>,
+    speed: SpeedWatch,
+    looked: Option<Instant>,
     told: Option<Instant>,
     is_ready: bool,
 }
@@ -54,6 +59,8 @@ impl Supervision {
             watchdog: None,
             metrics: None,
             power: None,
+            speed: SpeedWatch::new(),
+            looked: None,
             told: None,
             is_ready: false,
         }
@@ -110,6 +117,8 @@ impl Supervision {
             reader: &mut self.reader,
             account: &self.account,
             watchdog: self.watchdog.as_ref(),
+            speed: &mut self.speed,
+            looked: &mut self.looked,
             told: &mut self.told,
             is_ready: &mut self.is_ready,
         };
@@ -148,11 +157,30 @@ pub struct Onlooker<'a> {
     reader: &'a mut StampReader,
     account: &'a Mutex<BudgetAccount>,
     watchdog: Option<&'a Watchdog>,
+    speed: &'a mut SpeedWatch,
+    looked: &'a mut Option<Instant>,
     told: &'a mut Option<Instant>,
     is_ready: &'a mut bool,
 }
 
 impl Onlooker<'_> {
+    /// Looks at the machine's speed now and then; a line when it has changed and plans change with it.
+    pub fn look_at_speed(&mut self, now: Instant, orders: &Orders) -> Option<String> {
+        if self.looked.is_some_and(|looked| now.duration_since(looked) < SPEED_EVERY) {
+            return None;
+        }
+        *self.looked = Some(now);
+        let change = self.speed.changed()?;
+        orders.slow_down(change.slowdown());
+        let percent = |share: f64| (100.0 * share).round();
+        Some(format!(
+            "speed      {} % of the top frequency after {} %: inferences are planned with {:.2} times the time",
+            percent(change.to),
+            percent(change.from),
+            change.slowdown()
+        ))
+    }
+
     /// One look.
     pub fn look(&mut self, clock: &dyn Clock, episode: u64, tick: Option<&Tick>) {
         let (ages, rung) = {

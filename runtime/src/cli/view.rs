@@ -60,7 +60,7 @@ impl View {
     /// The state of a running episode.
     pub fn show(&self, seconds: f64, ladder: &LadderCounts, tick: Option<&Tick>, successes: usize) {
         let (Some(screen), Some(tick)) = (&self.screen, tick) else { return };
-        let LadderCounts { fresh, continued, decelerated, held, stopped } = ladder;
+        let LadderCounts { fresh, continued, decelerated, held, stopped, .. } = ladder;
         screen.ladder.set_message(format!(
             "{seconds:5.1} s  now {:?}  (fresh {fresh}, continued {continued}, decelerated {decelerated}, held {held}, \
              stopped {stopped})  {successes} successes",

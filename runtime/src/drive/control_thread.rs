@@ -1,7 +1,8 @@
 //! The control thread in real time: one tick a period, at absolute deadlines or at the pace of the hardware.
 
-use super::CameraWatch;
-use crate::control::{CameraHealth, ControlLoop, ControlSnapshot, Inbox, Tick};
+use super::orders::OrdersEnd;
+use super::{CameraWatch, Sight};
+use crate::control::{CameraHealth, ControlLoop, ControlSnapshot, Inbox};
 use crate::crossing::{Reader, Writer};
 use crate::fault::FaultPlan;
 use crate::metrics::{CommandStamps, Samples, StampWriter};
@@ -19,12 +20,19 @@ pub struct Shared {
     pub epoch: AtomicU64,
     /// Answers refused in a row.
     pub refused: AtomicU32,
+    /// Chunks answered.
+    pub answered: AtomicU64,
 }
 
 impl Shared {
     /// Running, in `epoch`.
     pub fn new(epoch: Epoch) -> Self {
-        Self { running: AtomicBool::new(true), epoch: AtomicU64::new(epoch.0), refused: AtomicU32::new(0) }
+        Self {
+            running: AtomicBool::new(true),
+            epoch: AtomicU64::new(epoch.0),
+            refused: AtomicU32::new(0),
+            answered: AtomicU64::new(0),
+        }
     }
 }
 
@@ -34,8 +42,8 @@ pub struct ControlLinks {
     pub chunks: Reader<ActionChunk>,
     /// What the inference thread needs.
     pub snapshots: Writer<ControlSnapshot>,
-    /// Ticks for whoever watches.
-    pub ticks: Writer<Option<Tick>>,
+    /// For whoever watches.
+    pub sights: Writer<Sight>,
 }
 
 /// The parts of a control thread.
@@ -54,7 +62,9 @@ pub struct ControlThread<'a> {
     pub faults: &'a FaultPlan,
     /// The e-stop.
     pub estop: &'a AtomicBool,
-    /// The lateness of every period.
+    /// Orders of whoever owns the robot; `None` when nobody does.
+    pub orders: Option<OrdersEnd<'a>>,
+    /// The lateness of every active period.
     pub lateness: &'a mut Samples,
     /// Beats once a period, after the command has been sent.
     pub heartbeat: &'a Heartbeat,
@@ -68,7 +78,7 @@ impl ControlThread<'_> {
     /// # Real-time
     /// Allocates before the first period only; blocks in the wait for a period only.
     pub fn run(self, shared: &Shared, links: &mut ControlLinks) {
-        let Self { clock, start, rules, control, watch, faults, estop, lateness, heartbeat, stamps } = self;
+        let Self { clock, start, rules, control, watch, faults, estop, lateness, heartbeat, stamps, mut orders } = self;
         let mut health = vec![CameraHealth::default(); watch.len()];
         let hardware = rules.pacing == Pacing::Hardware;
         let mut pacer = Pacer::new(clock.now(), rules.period);
@@ -83,24 +93,31 @@ impl ControlThread<'_> {
                 let now = clock.now();
                 (now, pacer.woke(now))
             };
-            lateness.record(wake.late);
             watch.read(&mut health);
+            let mut epoch = Epoch(shared.epoch.load(Ordering::Acquire));
+            if let Some(orders) = &mut orders {
+                epoch = orders.epoch(epoch);
+                orders.carry_out(control, woke, epoch);
+            }
             let arrived = links.chunks.update();
             let inbox = Inbox {
                 chunk: arrived.then(|| links.chunks.value()),
                 cameras: &health,
                 refused_in_a_row: shared.refused.load(Ordering::Acquire),
-                epoch: Epoch(shared.epoch.load(Ordering::Acquire)),
-                estop: estop.load(Ordering::Acquire) || faults.estop(woke.duration_since(start)),
+                epoch,
+                estop: estop.load(Ordering::Acquire)
+                    || orders.as_ref().is_some_and(OrdersEnd::estop)
+                    || faults.estop(woke.duration_since(start)),
                 missed: wake.missed,
             };
             let tick = control.tick(woke, &inbox);
             if let Some(tick) = &tick {
+                lateness.record(wake.late);
                 stamps.push(CommandStamps::of(tick, due, woke, clock.now(), wake.missed));
             }
             heartbeat.beat();
-            *links.ticks.slot() = tick;
-            links.ticks.publish();
+            links.sights.slot().take(tick, control, shared);
+            links.sights.publish();
             control.snapshot(woke, links.snapshots.slot());
             links.snapshots.publish();
         }

@@ -1,8 +1,9 @@
 //! Real time: camera, inference and control threads on the machine's clock.
 
 use super::control_thread::{ControlLinks, ControlThread, Shared};
-use super::{CameraBank, CameraLoop, CameraWatch, Flow};
-use crate::control::{ControlLoop, ControlSnapshot, Tick};
+use super::orders::Orders;
+use super::{CameraBank, CameraLoop, CameraWatch, Flow, Sight};
+use crate::control::{ControlLoop, ControlSnapshot};
 use crate::crossing::{Reader, Writer, triple_buffer};
 use crate::fault::FaultPlan;
 use crate::inference::{InferenceLoop, StepOutcome};
@@ -19,7 +20,7 @@ use std::sync::mpsc;
 pub struct Realtime<'a> {
     /// The clock of all threads.
     pub clock: &'a dyn Clock,
-    /// The control loop, active.
+    /// The control loop: active, or activated by an order.
     pub control: &'a mut ControlLoop,
     /// The inference loop.
     pub inference: &'a mut InferenceLoop,
@@ -37,7 +38,9 @@ pub struct Realtime<'a> {
     pub instructions: &'a [String],
     /// Set by a signal or another thread: the e-stop.
     pub estop: &'a AtomicBool,
-    /// Where the lateness of every period is recorded.
+    /// Orders of whoever owns the robot.
+    pub orders: &'a Orders,
+    /// Where the lateness of every active period is recorded.
     pub lateness: &'a mut Samples,
     /// Beats once a period, after the command has been sent.
     pub heartbeat: &'a Heartbeat,
@@ -50,23 +53,26 @@ const POLL: Duration = Duration::from_millis(2);
 /// How often the inference thread looks whether a chunk is wanted.
 const IDLE: Duration = Duration::from_millis(1);
 
-/// Runs until `each`, called on the calling thread with the newest tick, ends it or `limit` has passed since `start`.
+/// Runs until `each`, called on the calling thread every period or so, ends it or `limit` has passed since `start`.
 /// Fault windows count from `start`. Returns what the machine granted the control thread.
 pub fn run(
     parts: Realtime,
     start: Instant,
     limit: Duration,
     rules: &ControlSpec,
-    mut each: impl FnMut(Instant, Option<&Tick>) -> Flow,
+    mut each: impl FnMut(Instant, &Sight) -> Flow,
 ) -> RealtimeRights {
     let Realtime { clock, control, inference, cameras, bank, watch, plant, faults, instructions, estop, .. } = parts;
-    let Realtime { lateness, heartbeat, stamps, .. } = parts;
+    let Realtime { orders, lateness, heartbeat, stamps, .. } = parts;
     let period = rules.period;
     let shared = Shared::new(inference.epoch());
     let template = inference.chunk().clone();
     let (chunk_writer, chunk_reader) = triple_buffer(|| template.clone());
     let (snapshot_writer, snapshot_reader) = triple_buffer(ControlSnapshot::new);
-    let (tick_writer, mut tick_reader) = triple_buffer(|| None::<Tick>);
+    let (sight_writer, mut sight_reader) = triple_buffer(Sight::new);
+    let Some(orders_end) = orders.end() else {
+        return RealtimeRights::refused(&rules.realtime, "these orders belong to another run");
+    };
     let (rights_sender, rights) = mpsc::channel();
     std::thread::scope(|scope| {
         let shared = &shared;
@@ -87,25 +93,36 @@ pub fn run(
             });
         }
         scope.spawn(move || {
-            let thread = InferenceThread { clock, start, inference, bank, faults, instructions, shared };
+            let thread = InferenceThread { clock, start, inference, bank, faults, instructions, orders, shared };
             thread.run(snapshot_reader, chunk_writer);
         });
         scope.spawn(move || {
             // The receiver lives as long as this scope.
             let _ = rights_sender.send(realtime::request(&rules.realtime));
-            let thread =
-                ControlThread { clock, start, rules, control, watch, faults, estop, lateness, heartbeat, stamps };
+            let thread = ControlThread {
+                clock,
+                start,
+                rules,
+                control,
+                watch,
+                faults,
+                estop,
+                orders: Some(orders_end),
+                lateness,
+                heartbeat,
+                stamps,
+            };
             thread.run(
                 shared,
-                &mut ControlLinks { chunks: chunk_reader, snapshots: snapshot_writer, ticks: tick_writer },
+                &mut ControlLinks { chunks: chunk_reader, snapshots: snapshot_writer, sights: sight_writer },
             );
         });
         loop {
             clock.sleep_until(clock.now().saturating_add(period));
             let now = clock.now();
-            tick_reader.update();
+            sight_reader.update();
             let over = now.duration_since(start) >= limit;
-            if each(now, tick_reader.value().as_ref()) == Flow::Stop || over {
+            if each(now, sight_reader.value()) == Flow::Stop || over {
                 break;
             }
         }
@@ -121,12 +138,13 @@ struct InferenceThread<'a> {
     bank: &'a mut CameraBank,
     faults: &'a FaultPlan,
     instructions: &'a [String],
+    orders: &'a Orders,
     shared: &'a Shared,
 }
 
 impl InferenceThread<'_> {
     fn run(self, mut snapshots: Reader<ControlSnapshot>, mut chunks: Writer<ActionChunk>) {
-        let Self { clock, start, inference, bank, faults, instructions, shared } = self;
+        let Self { clock, start, inference, bank, faults, instructions, orders, shared } = self;
         let mut changes = 0;
         // A snapshot older than the last answer does not know of it yet.
         let mut answered = Instant::ZERO;
@@ -135,9 +153,13 @@ impl InferenceThread<'_> {
             while changes < faults.instruction_changes(since) {
                 let next = &instructions[changes as usize % instructions.len().max(1)];
                 changes += 1;
-                let epoch = Epoch(inference.epoch().0 + 1);
-                inference.instruct(next, epoch);
-                shared.epoch.store(epoch.0, Ordering::Release);
+                instruct(inference, next, shared);
+            }
+            if let Some(factor) = orders.take_slowdown() {
+                inference.rescale_costs(factor);
+            }
+            if let Some(instruction) = orders.take_instruction() {
+                instruct(inference, &instruction, shared);
             }
             snapshots.update();
             inference.inject(faults.output(since));
@@ -160,9 +182,17 @@ impl InferenceThread<'_> {
             if matches!(outcome, StepOutcome::Answered(_)) {
                 chunks.slot().copy_from(inference.chunk());
                 chunks.publish();
+                shared.answered.fetch_add(1, Ordering::Relaxed);
             }
             // Let the control loop take it over before asking again.
             answered = clock.now();
         }
     }
+}
+
+/// Everything asked before belongs to the past, on both threads.
+fn instruct(inference: &mut InferenceLoop, instruction: &str, shared: &Shared) {
+    let epoch = Epoch(inference.epoch().0 + 1);
+    inference.instruct(instruction, epoch);
+    shared.epoch.store(epoch.0, Ordering::Release);
 }

@@ -39,8 +39,9 @@ pub enum Mode {
         /// Largest guidance gain; at least the number of denoising steps.
         beta: f64,
     },
-    /// Training-time real-time chunking: rows that will have been played when the answer comes enter clean.
-    TrainingRtc,
+    /// The rows that will have been played when the answer comes are given: they enter a flow clean (training-time
+    /// real-time chunking), or are a prefix that bins are decoded behind.
+    Prefix,
     /// For comparison only: stop when the planned rows are played, wait for the next chunk, go on.
     NaiveSynchronous,
     /// For comparison only: drop `ceil(latency / row period)` rows of an answer, whatever was really played.
@@ -87,7 +88,7 @@ pub enum HandoverError {
     },
 }
 
-const MODES: &str = "switch, blend, ensemble, rtc, training_rtc";
+const MODES: &str = "switch, blend, ensemble, rtc, prefix";
 const OPTIONS: &str = "project, ask=every, ask=executed, ask=N_rows, ask=Nms, old=SHARE (blend), decay=M (ensemble), \
                        beta=B (rtc)";
 
@@ -108,7 +109,7 @@ impl Handover {
                 Mode::Ensemble { decay: 0.01 }
             }
             "rtc" => Mode::Rtc { beta: 10.0 },
-            "training_rtc" => Mode::TrainingRtc,
+            "prefix" => Mode::Prefix,
             "naive_synchronous" => Mode::NaiveSynchronous,
             "naive_asynchronous" => Mode::NaiveAsynchronous,
             _ => return Err(wrong(format!("use one of {MODES}"))),
@@ -141,7 +142,7 @@ impl Handover {
     pub fn continuation(&self, spec: &PolicySpec) -> Continuation {
         match (self.mode, &spec.family) {
             (Mode::Rtc { beta }, FamilySpec::Flow(_)) => Continuation::Guided { beta },
-            (Mode::TrainingRtc, _) => Continuation::Prefix,
+            (Mode::Prefix, _) => Continuation::Prefix,
             _ => Continuation::Free,
         }
     }
@@ -154,7 +155,7 @@ impl Handover {
         let refuse = |reason: String| {
             Err(HandoverError::Pairing { handover: self.to_string(), policy: spec.name.clone(), reason })
         };
-        if self.project_state && matches!(self.mode, Mode::Rtc { .. } | Mode::TrainingRtc) {
+        if self.project_state && matches!(self.mode, Mode::Rtc { .. } | Mode::Prefix) {
             return refuse(
                 "a chunk from a projected state starts after the rows it would continue: drop `project`".into(),
             );
@@ -190,7 +191,7 @@ impl fmt::Display for Handover {
             Mode::Blend { old_share } => write!(f, "blend:old={old_share}")?,
             Mode::Ensemble { decay } => write!(f, "ensemble:decay={decay}")?,
             Mode::Rtc { beta } => write!(f, "rtc:beta={beta}")?,
-            Mode::TrainingRtc => write!(f, "training_rtc")?,
+            Mode::Prefix => write!(f, "prefix")?,
             Mode::NaiveSynchronous => write!(f, "naive_synchronous")?,
             Mode::NaiveAsynchronous => write!(f, "naive_asynchronous")?,
         }
@@ -213,7 +214,7 @@ mod tests {
             "blend:old=0.3",
             "ensemble:decay=0.01:ask=every",
             "rtc:beta=12.5:ask=6_rows",
-            "training_rtc:ask=400ms",
+            "prefix:ask=400ms",
             "naive_synchronous",
         ] {
             assert_eq!(Handover::parse(text).unwrap().to_string(), text);

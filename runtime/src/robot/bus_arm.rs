@@ -76,8 +76,34 @@ pub struct BusReport {
     pub servos: ServoCounts,
     /// What each servo said of itself last.
     pub health: Vec<ServoHealth>,
+    /// The extremes of that so far.
+    pub extremes: Vec<Extremes>,
+    /// What one read of all servos needs on the wire.
+    pub read_wire: Duration,
     /// Time of each read that gave a state.
     pub reads: Samples,
+}
+
+/// The extremes of what a servo said of itself in reads that gave a state.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Extremes {
+    /// Lowest supply voltage, V.
+    pub lowest_voltage_v: f64,
+    /// Highest temperature, °C.
+    pub highest_temperature_c: f64,
+    /// Largest load by its amount: see [`ServoHealth::load`].
+    pub largest_load: f64,
+}
+
+impl Extremes {
+    const NONE: Self =
+        Self { lowest_voltage_v: f64::INFINITY, highest_temperature_c: f64::NEG_INFINITY, largest_load: 0.0 };
+
+    fn take(&mut self, health: &ServoHealth) {
+        self.lowest_voltage_v = self.lowest_voltage_v.min(health.voltage_v);
+        self.highest_temperature_c = self.highest_temperature_c.max(health.temperature_c);
+        self.largest_load = self.largest_load.max(health.load.abs());
+    }
 }
 
 /// A goal on its way to the bus.
@@ -130,26 +156,11 @@ impl BusArm {
         path: &Path,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let none = || OpenError::NotDescribed(arm.name.clone());
-        let bus = arm.bus.clone().ok_or_else(none)?;
-        let servos: Option<Vec<Servo>> = joints
-            .iter()
-            .map(|joint| {
-                let servo = joint.servo?;
-                let velocity_rad_s = joint.limits.velocity_rad_s;
-                Some(Servo { id: servo.id, model: servo.model, map: servo.map, velocity_rad_s })
-            })
-            .collect();
-        let servos = servos.filter(|servos| !servos.is_empty()).ok_or_else(none)?;
-        let options = ServoArmOptions {
-            servos: servos.clone(),
-            margin_rad,
-            health: HealthLimits { temperature_c: bus.max_temperature_c, load: bus.max_load, voltage_v: bus.voltage_v },
-            watchdog: bus.watchdog,
-        };
+        let bus = arm.bus.clone().ok_or_else(|| OpenError::NotDescribed(arm.name.clone()))?;
+        let options = servo_options(arm, joints, margin_rad)?;
+        let servos = options.servos.clone();
         let port = path.display().to_string();
-        let mut servo_arm =
-            connect(path, &bus, &options).map_err(|error| OpenError::Port { port: port.clone(), error })?;
+        let mut servo_arm = connect(arm, joints, margin_rad, path)?;
         servo_arm.check(bus.baud).map_err(|error| OpenError::Setup {
             arm: arm.name.clone(),
             port: port.clone(),
@@ -180,6 +191,8 @@ impl BusArm {
                 bus: BusCounts::default(),
                 servos: ServoCounts::default(),
                 health: Vec::with_capacity(joints),
+                extremes: vec![Extremes::NONE; joints],
+                read_wire: servo_arm.read_wire(),
                 reads: Samples::with_capacity(1 << 18),
             }),
         });
@@ -307,7 +320,42 @@ impl Arm for BusArm {
     }
 }
 
-fn connect(path: &Path, bus: &BusSpec, options: &ServoArmOptions) -> std::io::Result<ServoArm<SerialPort>> {
+/// The servos of an arm, and how they are driven, as described.
+fn servo_options(arm: &ArmSpec, joints: &[JointSpec], margin_rad: f64) -> Result<ServoArmOptions, OpenError> {
+    let none = || OpenError::NotDescribed(arm.name.clone());
+    let bus = arm.bus.as_ref().ok_or_else(none)?;
+    let servos: Option<Vec<Servo>> = joints
+        .iter()
+        .map(|joint| {
+            let servo = joint.servo?;
+            let velocity_rad_s = joint.limits.velocity_rad_s;
+            Some(Servo { id: servo.id, model: servo.model, map: servo.map, held: servo.held, velocity_rad_s })
+        })
+        .collect();
+    Ok(ServoArmOptions {
+        servos: servos.filter(|servos| !servos.is_empty()).ok_or_else(none)?,
+        margin_rad,
+        health: HealthLimits { temperature_c: bus.max_temperature_c, load: bus.max_load, voltage_v: bus.voltage_v },
+        watchdog: bus.watchdog,
+    })
+}
+
+/// Opens the port of an arm for a caller that asks its servos itself; nothing is sent.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn connect(
+    arm: &ArmSpec,
+    joints: &[JointSpec],
+    margin_rad: f64,
+    path: &Path,
+) -> Result<ServoArm<SerialPort>, OpenError> {
+    let bus = arm.bus.as_ref().ok_or_else(|| OpenError::NotDescribed(arm.name.clone()))?;
+    let options = servo_options(arm, joints, margin_rad)?;
+    open_port(path, bus, &options).map_err(|error| OpenError::Port { port: path.display().to_string(), error })
+}
+
+fn open_port(path: &Path, bus: &BusSpec, options: &ServoArmOptions) -> std::io::Result<ServoArm<SerialPort>> {
     let timing = Timing { baud: bus.baud, reply: bus.reply_timeout, retries: bus.retries };
     let port = SerialPort::open(path, bus.baud)?;
     Ok(ServoArm::new(Master::new(bus.protocol, port, timing), options.clone()))
@@ -364,7 +412,7 @@ impl BusThread {
     }
 
     fn reconnect(&mut self) {
-        let Ok(mut arm) = connect(&self.path, &self.bus, &self.options) else { return };
+        let Ok(mut arm) = open_port(&self.path, &self.bus, &self.options) else { return };
         if arm.check(self.bus.baud).is_ok() {
             self.arm = Some(arm);
             self.lock().replugged += 1;
@@ -434,8 +482,13 @@ impl BusThread {
         if result == Err(BusError::Disconnected) {
             self.lose();
         }
-        let mut report = self.lock();
+        let mut report = self.shared.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.periods += 1;
+        if let (Ok(_), Some(arm)) = (result, &self.arm) {
+            for (extremes, health) in report.extremes.iter_mut().zip(arm.health()) {
+                extremes.take(health);
+            }
+        }
         match result {
             Ok(_) => report.reads.record(took),
             Err(_) => report.failed_reads += 1,

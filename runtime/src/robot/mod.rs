@@ -2,4 +2,4 @@
 
 mod bus_arm;
 
-pub use bus_arm::{BusArm, BusReport, OpenError};
+pub use bus_arm::{BusArm, BusReport, Extremes, OpenError, connect};

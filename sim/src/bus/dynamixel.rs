@@ -181,6 +181,11 @@ impl Servo for Xl330 {
         self.table[7]
     }
 
+    fn baud(&self) -> u32 {
+        const RATES: [u32; 7] = [9_600, 57_600, 115_200, 1_000_000, 2_000_000, 3_000_000, 4_000_000];
+        RATES.get(usize::from(self.table[8])).copied().unwrap_or(0)
+    }
+
     fn power_up(&mut self) {
         self.table[EEPROM_END..].fill(0);
         self.table[68] = 2;

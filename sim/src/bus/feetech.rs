@@ -142,6 +142,11 @@ impl Servo for Sts {
         self.table[5]
     }
 
+    fn baud(&self) -> u32 {
+        const RATES: [u32; 8] = [1_000_000, 500_000, 250_000, 128_000, 115_200, 76_800, 57_600, 38_400];
+        RATES.get(usize::from(self.table[6])).copied().unwrap_or(0)
+    }
+
     fn power_up(&mut self) {
         self.table[EEPROM_END..].fill(0);
         self.table[55] = 1;

@@ -41,8 +41,11 @@ pub struct BusOptions {
     pub make: Make,
     /// Ids by joint; two equal ids are two servos that both answer.
     pub ids: Vec<u8>,
-    /// Baud rate, for the time on the wire; a pseudo-terminal itself has none.
+    /// Baud rate, for the time on the wire.
     pub baud: u32,
+    /// Whether a servo is deaf to a driver whose port has another baud rate than its register; a pseudo-terminal itself
+    /// carries bytes at any.
+    pub minds_baud: bool,
     /// From the end of a request to the first byte of an answer.
     pub turn_around: Duration,
     /// What goes wrong.
@@ -59,6 +62,7 @@ impl BusOptions {
             make,
             ids,
             baud: 1_000_000,
+            minds_baud: false,
             turn_around: Duration::from_micros(50),
             faults: BusFaults::default(),
             seed: 0,
@@ -236,7 +240,8 @@ impl Bus {
         }
         let (voltage, temperature) = *lock(&self.shared.supply);
         let mut replies: Vec<Reply> = Vec::new();
-        for servo in &mut self.servos {
+        let spoken = if self.options.minds_baud { self.pty.baud() } else { None };
+        for servo in self.servos.iter_mut().filter(|servo| spoken.is_none_or(|spoken| spoken == servo.baud())) {
             servo.set_supply(voltage, temperature);
             servo.refresh(&*self.plant);
             replies.extend(servo.handle(request, &mut *self.plant));

@@ -56,6 +56,11 @@ impl Pty {
         }
     }
 
+    /// The baud rate that the driver set at its end, where it is known.
+    pub(super) fn baud(&self) -> Option<u32> {
+        baud(self.master.as_raw_fd())
+    }
+
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<()> {
         use std::io::Write;
         (&self.master).write_all(bytes)
@@ -76,4 +81,20 @@ fn raw_mode(fd: libc::c_int) -> io::Result<()> {
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Both ends of a pseudo-terminal share one set of terminal settings.
+#[cfg(target_os = "linux")]
+fn baud(fd: libc::c_int) -> Option<u32> {
+    // SAFETY: `termios2` is plain data that the call fills.
+    unsafe {
+        let mut settings: libc::termios2 = std::mem::zeroed();
+        check(libc::ioctl(fd, libc::TCGETS2, &raw mut settings)).ok()?;
+        Some(settings.c_ospeed)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn baud(_: libc::c_int) -> Option<u32> {
+    None
 }

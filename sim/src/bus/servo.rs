@@ -31,6 +31,8 @@ pub(super) struct Reply {
 /// One emulated servo.
 pub(super) trait Servo: Send {
     fn id(&self) -> u8;
+    /// The baud rate it listens at, as its EEPROM says; 0 for an index of no rate.
+    fn baud(&self) -> u32;
     /// RAM as after power-up.
     fn power_up(&mut self);
     /// Takes the present state of its joint into its registers.

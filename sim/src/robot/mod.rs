@@ -323,6 +323,15 @@ impl SimRobot {
         lock(&self.shared.engine).physics.cubes()
     }
 
+    /// Where a body of the model is: its place, base frame, m, and its rotation, row by row. For a judge, as
+    /// [`cubes`](Self::cubes) is.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`](crate::model::ModelError::Missing) for a body the model does not have.
+    pub fn body(&self, name: &str) -> Result<([f64; 3], [[f64; 3]; 3]), crate::model::ModelError> {
+        lock(&self.shared.engine).physics.body(name)
+    }
+
     /// Time of the world since the start of the episode.
     pub fn elapsed(&self) -> Duration {
         lock(&self.shared.engine).physics.time()

@@ -288,11 +288,8 @@ def _fill(source: Source, family: Family, folder: Path, name: str, description: 
         "files": digests,
         "normalisation": {"state": state_kind, "action": action_kind},
         "cameras": [{"name": camera, "width": w, "height": h, "resize": table.resize, "pad": table.pad} for camera, (h, w) in sizes.items()],
-        "state": [{"name": dim.name, "unit": dim.unit, **entry} for dim, entry in zip(embodiment.state, state)],
-        "action": [
-            {"name": dim.name, "kind": dim.kind, "unit": dim.unit, "interpolation": dim.interpolation, "blending": dim.blending, **entry}
-            for dim, entry in zip(embodiment.action, action)
-        ],
+        "state": [{**dim.entry(), **entry} for dim, entry in zip(embodiment.state, state)],
+        "action": [{**dim.entry(), **entry} for dim, entry in zip(embodiment.action, action)],
         "chunk": {
             "horizon": table.horizon, "row_period_s": embodiment.row_period_s, "execute_rows": table.execute_rows,
             "observation_lag_s": embodiment.observation_lag_s, "max_skew_s": embodiment.max_skew_s,

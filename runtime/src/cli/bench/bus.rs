@@ -6,7 +6,7 @@
 use super::{BenchArguments, Row, rounded};
 use crate::cli::error::CliError;
 use core::time::Duration;
-use endplate_hal::servo::{Protocol, Timing};
+use endplate_hal::servo::Protocol;
 use endplate_hal::{
     Arm, BusError, Clock, Instant, JointState, MonotonicClock, Robot, RobotSpec, SafeCommand, Sent, robots,
 };
@@ -100,25 +100,34 @@ impl Arm for Witness {
     }
 }
 
-/// One row: the bus asked for.
+/// A row for each make.
 pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let faults = BusFaults { corrupt: arguments.corrupt, drop: arguments.drop, ..BusFaults::default() };
     let seconds = arguments.seconds.unwrap_or(600.0);
     if !(1.0..=86_400.0).contains(&seconds) || !(0.0..=1.0).contains(&(faults.corrupt + faults.drop)) {
         return Err(CliError::Input("--seconds from 1 on; --corrupt and --drop are shares from 0 to 1".to_owned()));
     }
-    Ok(vec![measure(Make::Feetech, Protocol::Feetech, &faults, seconds)?])
+    let makes = [(Make::Feetech, Protocol::Feetech), (Make::Dynamixel, Protocol::Dynamixel)];
+    makes.into_iter().map(|(make, protocol)| measure(make, protocol, &faults, seconds)).collect()
 }
 
-fn description() -> Result<RobotSpec, CliError> {
+fn description(protocol: Protocol) -> Result<RobotSpec, CliError> {
     let text = robots::SO101_EMULATED
         .replace("rate_hz = 100.0", &format!("rate_hz = {RATE_HZ:.1}"))
         .replace("reply_timeout_ms = 15.0", "reply_timeout_ms = 3.0");
+    let text = match protocol {
+        Protocol::Feetech => text,
+        // An XL330 runs on 5 V; its bus watchdog guards it.
+        Protocol::Dynamixel => text
+            .replace("driver = \"feetech\"", "driver = \"dynamixel\"\nwatchdog_ms = 200.0")
+            .replace("sts3215", "xl330-m288")
+            .replace("min_voltage_v = 9.0", "min_voltage_v = 4.0"),
+    };
     RobotSpec::from_toml_str(&text, "so101_emulated").map_err(CliError::input)
 }
 
 fn measure(make: Make, protocol: Protocol, faults: &BusFaults, seconds: f64) -> Result<Row, CliError> {
-    let mut spec = description()?;
+    let mut spec = description(protocol)?;
     spec.cameras.clear();
     let truth = Truth(Arc::new(Mutex::new(FreeJoints::new(JOINTS, 4.6))));
     truth.with(|joints| joints.place(2, 1.0));
@@ -175,12 +184,7 @@ fn measure(make: Make, protocol: Protocol, faults: &BusFaults, seconds: f64) -> 
     let after = report();
     let bus = emulator.counts();
     let reads = after.reads.percentiles(Duration::from_micros(1));
-    let timing = Timing { baud: 1_000_000, reply: Duration::ZERO, retries: 0 };
-    let (params, request) = match protocol {
-        Protocol::Feetech => (15, 8 + JOINTS),
-        Protocol::Dynamixel => (21, 14 + JOINTS),
-    };
-    let wire_us = timing.wire(request + JOINTS * protocol.status_len(params)).as_secs_f64() * 1e6;
+    let wire_us = after.read_wire.as_secs_f64() * 1e6;
     let counts = control.counts();
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     let mut row = Row::new();
@@ -201,6 +205,7 @@ fn measure(make: Make, protocol: Protocol, faults: &BusFaults, seconds: f64) -> 
     put("driver_retries", json!(after.bus.retries));
     put("driver_garbage_bytes", json!(after.bus.garbage_bytes));
     put("driver_implausible", json!(after.servos.implausible));
+    put("driver_watchdog_trips", json!(after.servos.watchdog_trips));
     put("driver_unhealthy", json!(after.servos.unhealthy));
     put("driver_alarms", json!(after.bus.alarms));
     put("periods_without_state", json!(after.failed_reads));

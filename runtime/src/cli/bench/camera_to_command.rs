@@ -11,6 +11,7 @@ use crate::cli::error::CliError;
 use core::time::Duration;
 use endplate_hal::{Clock, JointVec, MonotonicClock};
 use endplate_policies::{ActionChunk, Epoch};
+use endplate_runtime::drive::Sight;
 use endplate_runtime::drive::control_thread::{ControlLinks, ControlThread, Shared};
 use endplate_runtime::realtime::request;
 use endplate_runtime::watchdog::Heartbeat;
@@ -54,7 +55,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let mut lateness = Samples::with_capacity(1 << 20);
     let (mut chunk_writer, chunks) = triple_buffer(|| ActionChunk::for_spec(bundle.spec()));
     let (snapshots, mut snapshot_reader) = triple_buffer(ControlSnapshot::new);
-    let (ticks, _tick_reader) = triple_buffer(|| None);
+    let (sights, _sight_reader) = triple_buffer(Sight::default);
     control.activate(clock.now(), Epoch(0)).map_err(CliError::failed)?;
     let end = clock.now().saturating_add(Duration::from_secs_f64(arguments.seconds()));
     let mut chunks_seen: Vec<(u64, Spans)> = Vec::new();
@@ -84,11 +85,12 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
                 watch: &watch,
                 faults: &faults,
                 estop: &estop,
+                orders: None,
                 lateness: &mut lateness,
                 heartbeat: &heartbeat,
                 stamps: &mut stamps,
             };
-            thread.run(&shared, &mut ControlLinks { chunks, snapshots, ticks });
+            thread.run(&shared, &mut ControlLinks { chunks, snapshots, sights });
             rights
         });
         let mut answered = clock.now();

@@ -1,45 +1,70 @@
-//! `bench faults`: random fault plans on a kinematic robot, judged by every command made; and the fault matrix.
+//! `bench faults`: random fault plans, judged by every command made; and the fault matrix.
+//!
+//! Thousands of plans run with drawn chunks on a kinematic arm; with `--trained`, hundreds with the bundle's own policy on
+//! the simulated robot.
 
-use super::kinematic::{Draw, START, Trial, WARM_UP};
+use super::judge::Judge;
+use super::kinematic::{Draw, START, Trial};
 use super::{BenchArguments, Row};
 use crate::cli::bundle::{PolicyArguments, open_robot};
 use crate::cli::error::{CliError, write};
-use crate::cli::simulation::runtime_faults;
+use crate::cli::run::{RunArguments, Seed, Task};
+use crate::cli::simulation::{Bench, runtime_faults};
+use crate::cli::view::View;
 use core::time::Duration;
-use endplate_hal::{Instant, RobotSpec};
+use endplate_hal::RobotSpec;
 use endplate_policies::PolicySpec;
+use endplate_runtime::Rung;
 use endplate_runtime::handover::Handover;
-use endplate_runtime::{Rung, TickRecord};
-use endplate_sim::fault::{Fault, FaultKind, FaultPlan as BodyFaults};
+use endplate_sim::fault::{Fault, FaultPlan as BodyFaults};
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 const LENGTH: Duration = Duration::from_secs(5);
+/// Periods of the longest episode, and some.
+const RECORDS: usize = 1 << 14;
 const HANDOVERS: [&str; 5] = ["switch", "blend", "ensemble", "rtc:ask=every", "switch:project"];
 
 /// Runs the seeds asked for, or the matrix.
 pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let robot = open_robot(None)?;
+    if arguments.trained {
+        return seeds(arguments, "random fault plans, trained policy", |seed| trained(arguments, &robot, seed));
+    }
     let policy = PolicyArguments::default().open()?.spec().clone();
-    if arguments.matrix { matrix(arguments, &robot, &policy) } else { seeds(arguments, &robot, &policy) }
+    if arguments.matrix {
+        matrix(arguments, &robot, &policy)
+    } else {
+        seeds(arguments, "random fault plans, kinematic arm", |seed| drawn(&robot, &policy, seed))
+    }
 }
 
-fn seeds(arguments: &BenchArguments, robot: &RobotSpec, policy: &PolicySpec) -> Result<Vec<Row>, CliError> {
+/// Runs the seeds asked for, each judged by `run`.
+fn seeds<'a>(
+    arguments: &BenchArguments,
+    what: &str,
+    mut run: impl FnMut(u64) -> Result<Judge<'a>, CliError>,
+) -> Result<Vec<Row>, CliError> {
+    let replay = |seed: u64| {
+        let trained = if arguments.trained { " --trained" } else { "" };
+        let bundle =
+            arguments.policy.bundle.as_ref().map_or(String::new(), |path| format!(" --bundle {}", path.display()));
+        format!("endplate bench faults{trained}{bundle} --first-seed {seed} --seeds 1")
+    };
     let bar = ProgressBar::new(arguments.seeds);
     let mut broken = Vec::new();
     let mut commands = 0u64;
     let mut rungs = [0u64; 5];
     for seed in arguments.first_seed..arguments.first_seed.saturating_add(arguments.seeds) {
-        let mut judge = Judge::new(robot);
-        run(robot, policy, seed, &mut judge)?;
+        let judge = run(seed)?;
         commands += judge.commands;
         for (sum, count) in rungs.iter_mut().zip(judge.rungs) {
             *sum += count;
         }
         if let Some(what) = judge.broken {
-            bar.println(format!("seed {seed}: {what}\n  replay: endplate bench faults --first-seed {seed} --seeds 1"));
+            bar.println(format!("seed {seed}: {what}\n  replay: {}", replay(seed)));
             broken.push(seed);
         }
         bar.inc(1);
@@ -48,11 +73,12 @@ fn seeds(arguments: &BenchArguments, robot: &RobotSpec, policy: &PolicySpec) -> 
     if let Some(seed) = broken.first() {
         let (count, seeds) = (broken.len(), arguments.seeds);
         return Err(CliError::Failed(format!(
-            "{count} of {seeds} seeds broke a property; replay the first: endplate bench faults --first-seed {seed} --seeds 1"
+            "{count} of {seeds} seeds broke a property; replay the first: {}",
+            replay(*seed)
         )));
     }
     let mut row = Row::new();
-    row.insert("what".to_owned(), "random fault plans, kinematic arm".into());
+    row.insert("what".to_owned(), what.into());
     row.insert("seeds".to_owned(), json!(arguments.seeds));
     row.insert("first_seed".to_owned(), json!(arguments.first_seed));
     row.insert("broken".to_owned(), json!(0));
@@ -63,10 +89,11 @@ fn seeds(arguments: &BenchArguments, robot: &RobotSpec, policy: &PolicySpec) -> 
     Ok(vec![row])
 }
 
-/// Runs the plan of a seed.
-fn run(robot: &RobotSpec, policy: &PolicySpec, seed: u64, judge: &mut Judge) -> Result<(), CliError> {
+/// The plan of a seed with drawn chunks on a kinematic arm.
+fn drawn<'a>(robot: &'a RobotSpec, policy: &PolicySpec, seed: u64) -> Result<Judge<'a>, CliError> {
     let cameras: Vec<&str> = robot.cameras.iter().map(|camera| camera.name.as_str()).collect();
     let faults = Fault::sample(seed, &cameras, LENGTH);
+    let mut judge = Judge::new(robot);
     judge.expect(&faults);
     let mut draw = Draw(seed ^ 0x5eed);
     let handover = HANDOVERS[(draw.unit() * HANDOVERS.len() as f64) as usize];
@@ -81,129 +108,41 @@ fn run(robot: &RobotSpec, policy: &PolicySpec, seed: u64, judge: &mut Judge) -> 
         inner: runtime_faults(&faults),
         length: LENGTH,
     };
-    trial.run(|record| judge.watch(record)).map_err(CliError::failed)
+    trial.run(|record| judge.watch(record)).map_err(CliError::failed)?;
+    Ok(judge)
 }
 
-/// Checks what must hold of every command, whatever fails.
-struct Judge<'a> {
-    robot: &'a RobotSpec,
-    estop: Option<Instant>,
-    last: Option<TickRecord>,
-    velocity: Vec<f64>,
-    acceleration: Vec<f64>,
-    braking_since: Option<Instant>,
-    commands: u64,
-    rungs: [u64; 5],
-    broken: Option<String>,
-}
-
-impl<'a> Judge<'a> {
-    fn new(robot: &'a RobotSpec) -> Self {
-        let joints = robot.joints.len();
-        Self {
-            robot,
-            estop: None,
-            last: None,
-            velocity: vec![0.0; joints],
-            acceleration: vec![0.0; joints],
-            braking_since: None,
-            commands: 0,
-            rungs: [0; 5],
-            broken: None,
-        }
+/// The plan of a seed with the policy of `--bundle` on the simulated robot: an episode, and one of the handovers that go
+/// with the policy.
+fn trained<'a>(arguments: &BenchArguments, robot: &'a RobotSpec, seed: u64) -> Result<Judge<'a>, CliError> {
+    let (bundle, loaded) = arguments.policy.load()?;
+    let mut draw = Draw(seed ^ 0x5eed);
+    let fitting: Vec<Handover> = HANDOVERS
+        .iter()
+        .filter_map(|text| Handover::parse(text).ok())
+        .filter(|handover| handover.check(bundle.spec()).is_ok())
+        .collect();
+    let Some(handover) = fitting.get((draw.unit() * fitting.len() as f64) as usize) else {
+        return Err(CliError::Failed(format!("no handover goes with {}", bundle.spec().name)));
+    };
+    let run = RunArguments {
+        episodes: Some(1),
+        seed: Seed(500_000 + seed),
+        latency: Some(format!("{:.0}ms", 1e3 * draw.between(0.0, 0.4))),
+        handover: Some(handover.to_string()),
+        fault_plan: Some(format!("random:{seed}")),
+        task: if draw.unit() < 0.5 { Task::Static } else { Task::Moving },
+        ..RunArguments::default()
+    };
+    let mut bench = Bench::new(&run, robot, &bundle, loaded, View::quiet())?;
+    let mut judge = Judge::new(robot);
+    judge.expect(&bench.planned_faults());
+    let mut records = bench.watch_records(RECORDS);
+    bench.simulated_episode(0)?;
+    while let Ok(record) = records.pop() {
+        judge.watch(&record);
     }
-
-    fn expect(&mut self, faults: &[Fault]) {
-        // One that is let go again before activation is no business of the control loop's.
-        let is_seen = |fault: &&Fault| {
-            fault.kind == FaultKind::Estop && fault.duration.is_none_or(|duration| fault.start + duration > WARM_UP)
-        };
-        let pressed = faults.iter().filter(is_seen).map(|fault| fault.start).min();
-        self.estop = pressed.map(|start| START.saturating_add(start.max(WARM_UP)));
-    }
-
-    fn watch(&mut self, record: &TickRecord) {
-        self.commands += 1;
-        self.rungs[record.rung as usize] += 1;
-        let broken = self.motion(record).or_else(|| self.ladder(record)).or_else(|| self.age(record));
-        if let (None, Some(what)) = (&self.broken, broken) {
-            let at = record.now.seconds_since(START);
-            self.broken = Some(format!("at {at:.2} s on {:?} because of {:?}: {what}", record.rung, record.cause));
-        }
-        self.last = Some(*record);
-    }
-
-    /// Finite, inside the limits, continuous to the jerk.
-    fn motion(&mut self, record: &TickRecord) -> Option<String> {
-        let dt = self.robot.control.period.as_secs_f64();
-        let mut broken = None;
-        for (joint, described) in self.robot.joints.iter().enumerate() {
-            let limits = &described.limits;
-            let p = record.command.position_rad()[joint];
-            let before = self.last.as_ref().map_or(p, |last| last.command.position_rad()[joint]);
-            let v = (p - before) / dt;
-            let a = (v - self.velocity[joint]) / dt;
-            let j = (a - self.acceleration[joint]) / dt;
-            let checks = [
-                (p.is_finite(), "is not finite", p),
-                (p >= limits.lower_rad - 1e-9 && p <= limits.upper_rad + 1e-9, "is outside its limits", p),
-                (v.abs() <= limits.velocity_rad_s + 1e-6, "is too fast, rad/s", v),
-                (a.abs() <= limits.acceleration_rad_s2 + 1e-3, "accelerates too hard, rad/s²", a),
-                (j.abs() <= limits.jerk_rad_s3 + 1.0, "jerks, rad/s³", j),
-            ];
-            let wrong = checks.into_iter().find(|(holds, _, _)| !holds);
-            broken = broken.or_else(|| wrong.map(|(_, what, value)| format!("{} {what}: {value}", described.name)));
-            (self.velocity[joint], self.acceleration[joint]) = (v, a);
-        }
-        broken
-    }
-
-    /// One command a period; down one way only; a stop latches, ends in time, and an e-stop is seen in its period.
-    fn ladder(&mut self, record: &TickRecord) -> Option<String> {
-        let plays = matches!(record.rung, Rung::Fresh | Rung::Continued);
-        if plays {
-            self.braking_since = None;
-        } else if record.rung == Rung::Decelerated {
-            let since = *self.braking_since.get_or_insert(record.now);
-            if record.now.duration_since(since) > self.robot.control.stop_time {
-                return Some("brakes longer than the declared stop time".to_owned());
-            }
-        }
-        if self.estop.is_some_and(|estop| record.now >= estop) && plays {
-            return Some("plays on after the e-stop".to_owned());
-        }
-        let last = self.last.as_ref()?;
-        if record.now.duration_since(last.now) != self.robot.control.period {
-            return Some("a period without a command".to_owned());
-        }
-        match (last.rung, record.rung) {
-            (Rung::Held | Rung::Stopped, Rung::Decelerated) => Some("moves again without a chunk".to_owned()),
-            (Rung::Stopped, rung) if rung != Rung::Stopped => Some("left a latched stop".to_owned()),
-            (Rung::Fresh | Rung::Continued, Rung::Held | Rung::Stopped)
-                if self.velocity.iter().any(|v| v.abs() > 1e-9) =>
-            {
-                Some("holds while moving".to_owned())
-            }
-            _ => None,
-        }
-    }
-
-    /// What is played was seen recently enough, and the command may still be sent.
-    fn age(&self, record: &TickRecord) -> Option<String> {
-        if record.command.valid_until() < record.now {
-            return Some("the command had expired when it was made".to_owned());
-        }
-        let captured = record.captured?;
-        let age = record.now.duration_since(captured);
-        if age > self.robot.control.max_chunk_age {
-            return Some(format!("follows from a frame {age:?} old"));
-        }
-        let state = record.state.map(|state| record.now.duration_since(state.stamp));
-        if state.is_none_or(|age| age > self.robot.control.state_max_age) {
-            return Some(format!("plays on a joint state {state:?} old"));
-        }
-        None
-    }
+    Ok(judge)
 }
 
 /// Every fault with the lowest rung the design gives it, and for how long it strikes.

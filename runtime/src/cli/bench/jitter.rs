@@ -13,12 +13,12 @@ use endplate_hal::{
     Arm, Camera, Clock, ControlSpec, Frame, Instant, JointState, JointVec, MonotonicClock, RealtimeSpec, RobotSpec,
 };
 use endplate_policies::{ActionChunk, Anchor, Budget, Bundle, Committed, Epoch, Observation, Policy};
-use endplate_runtime::drive::CameraWatch;
 use endplate_runtime::drive::control_thread::{ControlLinks, ControlThread, Shared};
+use endplate_runtime::drive::{CameraWatch, Sight};
 use endplate_runtime::realtime::{RealtimeRights, request};
 use endplate_runtime::watchdog::Heartbeat;
 use endplate_runtime::{
-    BudgetAccount, ControlLoop, ControlSnapshot, FaultPlan, Reader, Samples, Tick, Writer, stamp_ring, triple_buffer,
+    BudgetAccount, ControlLoop, ControlSnapshot, FaultPlan, Reader, Samples, Writer, stamp_ring, triple_buffer,
 };
 use endplate_sim::model::{JOINTS, Model};
 use endplate_sim::robot::{SimOptions, SimRobot};
@@ -244,7 +244,7 @@ struct Ours<'a> {
     watch: CameraWatch,
     links: ControlLinks,
     ends: Option<(Writer<ActionChunk>, Reader<ControlSnapshot>)>,
-    _ticks: Reader<Option<Tick>>,
+    _sights: Reader<Sight>,
 }
 
 impl<'a> Ours<'a> {
@@ -262,15 +262,15 @@ impl<'a> Ours<'a> {
         control.activate(clock.now(), Epoch(0)).map_err(CliError::failed)?;
         let (chunk_writer, chunks) = triple_buffer(|| ActionChunk::for_spec(bundle.spec()));
         let (snapshots, snapshot_reader) = triple_buffer(ControlSnapshot::new);
-        let (ticks, tick_reader) = triple_buffer(|| None);
+        let (sights, sight_reader) = triple_buffer(Sight::default);
         Ok(Self {
             clock,
             rules: robot.control.clone(),
             control,
             watch,
-            links: ControlLinks { chunks, snapshots, ticks },
+            links: ControlLinks { chunks, snapshots, sights },
             ends: Some((chunk_writer, snapshot_reader)),
-            _ticks: tick_reader,
+            _sights: sight_reader,
         })
     }
 
@@ -293,6 +293,7 @@ impl<'a> Ours<'a> {
                     watch,
                     faults: &faults,
                     estop: &estop,
+                    orders: None,
                     lateness: &mut lateness,
                     heartbeat: &heartbeat,
                     stamps: &mut stamps,

@@ -4,7 +4,7 @@ use crate::cli::bundle::open_robot;
 use crate::cli::error::{CliError, read_text, write};
 use clap::Args;
 use endplate_calibration::MotorCalibrations;
-use endplate_calibration::plausibility::{Finding, Tolerances, against_robot, against_servo, in_known_pose, span};
+use endplate_calibration::plausibility::{Finding, Tolerances, against_robot, in_known_pose, span, standing};
 use endplate_hal::RobotSpec;
 use endplate_hal::servo::{Count, Direction};
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ pub fn check(arguments: &FileArguments) -> Result<(), CliError> {
             let found = file.get(&joint.name).and_then(|motor| span(&robot, index, motor, &Tolerances::default()));
             findings.extend(found);
         }
-        findings.extend(standing(arguments, &file, &robot)?);
+        findings.extend(where_joints_stand(arguments, &file, &robot)?);
         if !findings.is_empty() {
             let lines: Vec<String> = findings.iter().map(|finding| format!("{name}: {finding}")).collect();
             return Err(CliError::Refused(lines.join("\n")));
@@ -72,7 +72,11 @@ fn named<T: core::str::FromStr>(key: &str, text: &str) -> Result<(String, T), Cl
 }
 
 /// What speaks against the calibration in where the joints stand.
-fn standing(arguments: &FileArguments, file: &MotorCalibrations, robot: &RobotSpec) -> Result<Vec<Finding>, CliError> {
+fn where_joints_stand(
+    arguments: &FileArguments,
+    file: &MotorCalibrations,
+    robot: &RobotSpec,
+) -> Result<Vec<Finding>, CliError> {
     let tolerances = Tolerances::default();
     let mut findings = Vec::new();
     // Joints that are not spoken of stand where they are known to: nothing is found there.
@@ -88,7 +92,7 @@ fn standing(arguments: &FileArguments, file: &MotorCalibrations, robot: &RobotSp
         let (name, count): (String, i32) = named("--stands", text)?;
         let joint = index("--stands", &name)?;
         let Some(motor) = file.get(&name) else { continue };
-        findings.extend(against_servo(&name, motor, motor.into(), Count(count), &tolerances));
+        findings.extend(standing(&name, motor, Count(count), &tolerances));
         let map = motor.servo_map(Direction::Forward, 4096).map_err(CliError::input)?;
         read_rad[joint] = map.rad(Count(count));
         known_rad[joint] = read_rad[joint];

@@ -1,5 +1,6 @@
 //! `endplate calibrate`: what relates raw numbers to physical ones.
 
+mod board;
 mod camera;
 mod file;
 mod hand_eye;
@@ -16,7 +17,9 @@ use clap::Subcommand;
 /// The calibrations.
 #[derive(Subcommand)]
 pub enum CalibrateCommand {
-    /// A camera's focal lengths, centre and distortion, from the corners of a board in its images.
+    /// Draw a ChArUco board or a chessboard to print.
+    Board(board::DrawArguments),
+    /// A camera's focal lengths, centre and distortion, from images of a board, live or in files, or from its corners.
     Camera(camera::CameraArguments),
     /// Check a LeRobot calibration file against a robot, and write it in its canonical form.
     File(file::FileArguments),
@@ -37,6 +40,7 @@ pub enum CalibrateCommand {
 /// Runs one of them.
 pub fn calibrate(command: &CalibrateCommand) -> Result<(), CliError> {
     match command {
+        CalibrateCommand::Board(arguments) => board::draw(arguments),
         CalibrateCommand::Camera(arguments) => camera::fit(arguments),
         CalibrateCommand::File(arguments) => file::check(arguments),
         CalibrateCommand::HandEye(arguments) => hand_eye::solve(arguments),

@@ -6,6 +6,7 @@ pub mod signalled;
 
 use super::bundle::require_fit;
 use super::error::CliError;
+use super::loops::{loops, refuse_baseline, with_cameras_of};
 use super::report::{Episode, RunFacts, RunReport};
 use super::run::{RunArguments, publish_report, refuse_foreign};
 use super::wire::{Opened, RosArguments};
@@ -20,8 +21,9 @@ use endplate_ros2::node::{
 };
 use endplate_ros2::transport::Transport;
 use endplate_runtime::drive::camera_loops;
-use endplate_runtime::drive::managed::{self, Managed, Orders};
-use endplate_runtime::{ControlLoop, InferenceLoop, PlayRules, Samples};
+use endplate_runtime::drive::orders::Orders;
+use endplate_runtime::drive::realtime::{self, Realtime};
+use endplate_runtime::{FaultPlan, Samples};
 use episodes::Episodes;
 use owner::Owner;
 use std::sync::Arc;
@@ -74,23 +76,16 @@ struct Links {
 pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded: Loaded) -> Result<(), CliError> {
     signalled::install()?;
     require_fit(bundle, robot)?;
-    refuse_foreign(arguments, bundle, "a robot over --transport", false)?;
-    let mut spec = robot.clone();
-    spec.cameras = bundle
-        .spec()
-        .cameras
-        .iter()
-        .filter_map(|slot| robot.cameras.iter().find(|camera| camera.name == slot.name).cloned())
-        .collect();
+    refuse_foreign(arguments, "a robot over --transport", false)?;
+    refuse_baseline(arguments, bundle)?;
+    let spec = with_cameras_of(bundle, robot);
     let node = &arguments.node;
     let Opened { transport, ros, .. } = node.wire.open("endplate", SessionMode::Peer)?;
     let clock: Arc<MonotonicClock> = Arc::new(MonotonicClock::new());
     let instruction = starting_instruction(arguments, &ros)?;
+    let (engine, policy) = (loaded.engine, loaded.policy);
     if !instruction.is_empty() {
-        loaded
-            .policy
-            .check_instruction(&instruction)
-            .map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
+        policy.check_instruction(&instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
     }
     let parameters = parameters(bundle, &spec, &instruction);
     let (server, inbox) = NodeServer::start(&*transport, parameters).map_err(CliError::failed)?;
@@ -108,17 +103,9 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     let (arm, arm_link) =
         TopicArm::connect(&*transport, options, Arc::clone(&shared_clock)).map_err(CliError::input)?;
     let (cameras, camera_links) = connect_cameras(&*transport, node, &spec, &arm_link, &shared_clock)?;
-    let (mut loops, mut bank, watch) = camera_loops(cameras, false);
-    let rules = PlayRules {
-        interpolation: bundle.spec().actions.dims().iter().map(|dim| dim.interpolation).collect(),
-        execute_rows: bundle.spec().chunk.execute_rows,
-        max_age: spec.control.max_chunk_age,
-    };
+    let (mut camera_threads, mut bank, watch) = camera_loops(cameras, false);
     let arms = Robot::new(vec![Box::new(arm)]).map_err(CliError::failed)?;
-    let mut control = ControlLoop::new(spec.clone(), arms, rules).map_err(CliError::failed)?;
-    let engine = loaded.engine.clone();
-    let mut inference =
-        InferenceLoop::new(loaded.policy, &instruction, spec.control.deadline, spec.control.state_max_age);
+    let (mut control, mut inference) = loops(arguments, &spec, bundle, policy, arms)?;
     inference.instruct(&instruction, Epoch(1));
     let orders = Orders::default();
     let mut lateness = Samples::with_capacity(1 << 20);
@@ -134,26 +121,40 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
         owner.enable_at_once();
     }
     let period = spec.control.period;
-    let rights = managed::run(
-        Managed {
+    let mut supervision = super::supervision::Supervision::quiet(&spec.control);
+    let stop = supervision.stop.clone();
+    let (stamps, heartbeat, mut onlooker) = supervision.split();
+    let rights = realtime::run(
+        Realtime {
             clock: &*clock,
             control: &mut control,
             inference: &mut inference,
-            cameras: &mut loops,
+            cameras: &mut camera_threads,
             bank: &mut bank,
             watch: &watch,
+            plant: None,
+            faults: &FaultPlan::new(Vec::new()),
+            instructions: &[],
+            estop: stop.flag(),
             orders: &orders,
             lateness: &mut lateness,
+            heartbeat: &heartbeat,
+            stamps,
         },
+        clock.now(),
+        Duration::MAX,
         &spec.control,
-        |now, sight| owner.look(now, sight),
+        |now, sight| {
+            onlooker.look(&*clock, 0, sight.tick.as_ref());
+            if let Some(line) = onlooker.look_at_speed(now, &orders) {
+                eprintln!("{line}");
+            }
+            owner.look(now, sight)
+        },
     );
-    if let Some(rights) = &rights {
-        eprintln!("control    {}", rights.describe());
-    }
+    eprintln!("control    {}", rights.describe());
     let per_episode: Vec<Episode> = owner.finish();
-    let mut supervision = super::supervision::Supervision::quiet(&spec.control);
-    supervision.rights = rights;
+    supervision.rights = Some(rights);
     let report = RunReport::new(RunFacts {
         simulated_robot: arguments.episodes.is_some(),
         simulated_time: false,

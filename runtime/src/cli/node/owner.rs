@@ -9,7 +9,8 @@ use endplate_ros2::graph::Finding;
 use endplate_ros2::node::{Level, Order, Part, Reply, Step, Value};
 use endplate_runtime::Rung;
 use endplate_runtime::drive::Flow;
-use endplate_runtime::drive::managed::{Change, Orders, Sight};
+use endplate_runtime::drive::Sight;
+use endplate_runtime::drive::orders::{Change, Orders};
 use std::collections::BTreeSet;
 use std::sync::mpsc::Receiver;
 
