@@ -101,7 +101,7 @@ const BENCHES: &[Bench] = &[
     #[cfg(feature = "mcap")]
     Bench {
         name: "acceleration",
-        about: "ways of decoding against plain decoding on a recording: same tokens, passes, latency side by side",
+        about: "ways of answering with less work against plain answers on a recording; --episodes: what they cost in success",
         run: acceleration::rows,
     },
 ];
@@ -150,6 +150,9 @@ pub struct BenchArguments {
     #[cfg(feature = "mcap")]
     #[arg(long)]
     observations: Option<usize>,
+    #[cfg(feature = "mcap")]
+    #[command(flatten)]
+    trade: acceleration::TradeArguments,
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,
@@ -237,7 +240,7 @@ fn print_table(rows: &[Row]) {
         "windows",
         "calls_per_window",
     ];
-    let hidden = ["bench", "machine", "clock", "build", "what", "ids_equal_to_peer"];
+    let hidden = ["bench", "machine", "clock", "build", "what", "ids_equal_to_peer", "outcomes"];
     let mut last = Vec::new();
     for row in rows {
         let common: Vec<String> = shared.iter().filter_map(|&key| Some(cell(key, row.get(key)?))).collect();
