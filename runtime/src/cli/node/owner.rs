@@ -166,6 +166,11 @@ impl<'a> Owner<'a> {
             },
             Order::Instruct(text) => self.instruct(text),
             Order::Set("instruction", Value::Text(text)) => self.instruct(text),
+            Order::Set("use_sim_time", Value::Bool(simulated)) => {
+                if let Err(error) = self.links.time.follow(simulated, &*self.links.transport) {
+                    self.say(40, &error.to_string());
+                }
+            }
             Order::Set(..) => {}
         }
     }
@@ -204,6 +209,7 @@ impl<'a> Owner<'a> {
 
     fn configure(&mut self, now: Instant) -> Result<(), String> {
         self.is_heard(now)?;
+        self.links.description.allows(&self.spec.joints)?;
         if !self.reads {
             self.change(Change::Configure)?;
             self.reads = true;
@@ -219,6 +225,7 @@ impl<'a> Owner<'a> {
 
     fn activate(&mut self, now: Instant) -> Result<(), String> {
         self.is_heard(now)?;
+        self.links.description.allows(&self.spec.joints)?;
         if self.instruction.is_empty() && self.episodes.is_none() {
             return Err("there is no instruction yet: publish one on ~/instruction".to_owned());
         }
