@@ -10,7 +10,7 @@
 
 use endplate_ros2::interface::*;
 use endplate_ros2::rmw::{Hashes, Qos};
-use endplate_ros2::transport::{Client, Endpoint, Transport};
+use endplate_ros2::transport::{Endpoint, Transport};
 use endplate_ros2::{SessionMode, SessionOptions, ZenohTransport};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -243,8 +243,9 @@ fn episodes(observer: &Observer, count: u64, of_sim: &[&str], of_run: &[&str]) -
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
     let sim = observer.sim(of_sim);
-    let words = [
-        &["run", "--transport", "zenoh", "--router", &observer.router, "--episodes", &count.to_string()],
+    let count_text = count.to_string();
+    let words: [&[&str]; 3] = [
+        &["run", "--transport", "zenoh", "--router", &observer.router, "--episodes", &count_text],
         &["--json", report.to_str().unwrap()],
         of_run,
     ];

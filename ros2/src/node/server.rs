@@ -130,6 +130,11 @@ impl NodeServer {
         lock(&self.shared.parameters).get(name).map(|parameter| parameter.value.clone())
     }
 
+    /// Shows a parameter's value that came about in another way, such as an instruction on its topic.
+    pub fn show(&self, name: &str, value: Value) {
+        lock(&self.shared.parameters).set(name, value);
+    }
+
     /// Publishes the parts of the node on `/diagnostics`, and the same as one JSON object on `~/status`, where a reader
     /// that comes late gets it too.
     ///

@@ -138,10 +138,10 @@ try:
     assert call(SetBool, "enable", data=True).success and state() == "active"
     moves("enabled")
     assert call(Trigger, "estop").success
-    time.sleep(1.5)
+    until("the latched stop", lambda: time.sleep(0.5) or travel(time.monotonic() - 0.5) < STILL_RAD, 10)
     since = time.monotonic()
-    time.sleep(0.5)
-    assert travel(since) < STILL_RAD, "the stop is latched"
+    time.sleep(1)
+    assert travel(since) < STILL_RAD, f"the stop is latched, and the arm went {travel(since)} rad"
     assert call(Trigger, "reset").success
     assert call(SetBool, "enable", data=False).success
     until("leaving active", lambda: state() == "inactive")
@@ -149,7 +149,7 @@ try:
     until("the instruction", lambda: call(GetParameters, "get_parameters", names=["instruction"])
           .values[0].string_value == "pick up the green cube")
     assert events == ["inactive", "active", "inactive", "unconfigured", "inactive", "active", "inactive"], events
-    assert {"endplate", "instruction"} and {(96, 96, "rgb8")} == set(frames), set(frames)
+    assert {(96, 96, "rgb8")} == set(frames), set(frames)
     assert any("joint_states" in name for name in parts) and any("control" in name for name in parts), parts
     assert any("e-stop" in line for line in lines), lines
     assert "instruction" in changes, changes

@@ -188,6 +188,7 @@ impl<'a> Owner<'a> {
     fn instruct(&mut self, text: String) {
         self.say(20, &format!("instruction {text:?}"));
         self.orders.instruct(&text);
+        self.links.server.show("instruction", Value::Text(text.clone()));
         self.instruction = text;
     }
 
