@@ -28,6 +28,8 @@ mod scene;
 #[cfg(all(feature = "sim", unix))]
 mod start;
 mod tokenizer;
+#[cfg(all(feature = "sim", feature = "zenoh"))]
+mod wire;
 
 use super::bundle::PolicyArguments;
 use super::error::{CliError, write};
@@ -96,6 +98,12 @@ const BENCHES: &[Bench] = &[
         about: "our stages from a decoded frame to the sent command, two 640x480 cameras, in real time",
         run: camera_to_command::rows,
     },
+    #[cfg(all(feature = "sim", feature = "zenoh"))]
+    Bench {
+        name: "wire",
+        about: "round trips over each middleware; lateness at 1 kHz with the network blocked, flooded and cut",
+        run: wire::rows,
+    },
     #[cfg(all(feature = "sim", unix))]
     Bench { name: "start", about: "from starting the process to the first command, --windows times", run: start::rows },
     #[cfg(feature = "mcap")]
@@ -133,7 +141,7 @@ pub struct BenchArguments {
     recording: Option<PathBuf>,
     #[command(flatten)]
     policy: PolicyArguments,
-    /// How long, s: bus (600 unless given); jitter and camera_to_command, each side, all windows together (60).
+    /// How long, s: bus (600 unless given); jitter, camera_to_command and wire, each side, all windows together (60).
     #[arg(long)]
     seconds: Option<f64>,
     /// bus: share of answers with changed bytes.
