@@ -368,7 +368,18 @@ impl RobotSpec {
         let workspace =
             raw.workspace.as_ref().map(|raw| validate_workspace(&check, raw, chain.is_some())).transpose()?;
         let poses = validate_poses(&check, &raw.poses, &joints)?;
-        Ok(Self { name: raw.name, source: file.into(), arms, joints, cameras, control, chain, inverse, workspace, poses })
+        Ok(Self {
+            name: raw.name,
+            source: file.into(),
+            arms,
+            joints,
+            cameras,
+            control,
+            chain,
+            inverse,
+            workspace,
+            poses,
+        })
     }
 
     /// The limits the safety filter guards.
