@@ -1,8 +1,8 @@
 """Adds a decoder graph of several rows to a bundle of a token family, from the weights that the bundle holds already.
 
 ``endplate-block --bundle FOLDER --block-ms MS [--rows K]`` writes ``decode_kK.onnx``, lists it in ``policy.toml`` and
-declares it under ``[decoding]``. Nothing else changes; the same bundle and K give the same bytes. A quantised bundle has its
-block from the f32 bundle that it is made from: ``endplate-export quantise`` quantises every graph.
+declares it under ``[decoding]``. Thresholds of the bundle are dropped, nothing else changes; the same bundle and K give the
+same bytes. A quantised bundle has its block from the f32 bundle that it is made from: ``endplate-export quantise`` quantises every graph.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import onnx
 
 from .graphs import WEIGHTS, Shape, Weights, decoder
 from .data import file_digest
+
+THRESHOLDS = "thresholds.toml"
 
 
 class BlockError(Exception):
@@ -39,7 +41,11 @@ def add_block(bundle: Path, rows: int, block_ms: float) -> str:
     (bundle / name).write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(bundle / name), full_check=True)
     lines = []
+    # Thresholds are of the graphs they were fitted on.
+    (bundle / THRESHOLDS).unlink(missing_ok=True)
     for line in text.splitlines():
+        if line.startswith(f'"{THRESHOLDS}" = '):
+            continue
         lines.append(line)
         if line.startswith('"decode_k1.onnx" = '):
             lines.append(f'"{name}" = "{file_digest(bundle / name)}"')
