@@ -67,3 +67,22 @@ fn a_whole_status_behind_any_garbage_is_found() {
     }
     assert!(escapes < 60, "{escapes} of 20000 statuses hidden");
 }
+
+#[cfg(feature = "mjpeg")]
+#[test]
+fn broken_frames_are_decoded_or_refused_the_same_every_time() {
+    let frames: [&[u8]; 3] =
+        [include_bytes!("jpeg/420.jpg"), include_bytes!("jpeg/422.jpg"), include_bytes!("jpeg/444.jpg")];
+    let mut noise = Noise(3);
+    for round in 0..3_000 {
+        let mut bytes = frames[round % 3].to_vec();
+        for _ in 0..noise.next(5) {
+            let at = noise.next(bytes.len() as u64) as usize;
+            bytes[at] = noise.next(256) as u8;
+        }
+        if noise.next(4) == 0 {
+            bytes.truncate(noise.next(bytes.len() as u64 + 1) as usize);
+        }
+        fuzzed::jpeg(&bytes);
+    }
+}

@@ -21,14 +21,14 @@ pub enum Rung {
     Fresh,
     /// An old chunk's rows because the next chunk is late.
     Continued,
-    /// Going to a pose the operator asked for.
-    Posed,
     /// Braking under the jerk and acceleration limits.
     Decelerated,
     /// At rest, torque on.
     Held,
     /// At rest behind a latched fault or an e-stop.
     Stopped,
+    /// Beside the ladder: going to a pose the operator asked for, with every step down the ladder open.
+    Posed,
 }
 
 /// Control periods spent on each rung; sums to the commands sent.

@@ -2,6 +2,10 @@
 
 mod decode;
 mod frozen;
+#[cfg(feature = "gstreamer")]
+mod gst;
+#[cfg(feature = "mjpeg")]
+mod jpeg;
 #[cfg(feature = "mjpeg")]
 mod mjpeg;
 mod replay;
@@ -10,6 +14,8 @@ mod v4l2;
 
 pub use decode::{DecodeError, decode_yuyv};
 pub use frozen::FrozenGuard;
+#[cfg(feature = "gstreamer")]
+pub use gst::GstCamera;
 #[cfg(feature = "mjpeg")]
 pub use mjpeg::{MjpegDecoder, jpeg_size};
 pub use replay::ReplayCamera;
@@ -63,7 +69,7 @@ max-buffers=1 drop=true sync=false"
 /// [`OpenError`], naming camera, device and remedy.
 pub fn open(spec: &CameraSpec, clock: Arc<dyn Clock>) -> Result<Box<dyn Camera>, OpenError> {
     let refuse = |remedy| OpenError::Driver { camera: spec.name.clone(), driver: spec.driver.clone(), remedy };
-    #[cfg(not(all(feature = "v4l2", target_os = "linux")))]
+    #[cfg(not(any(feature = "gstreamer", all(feature = "v4l2", target_os = "linux"))))]
     let _ = clock;
     let camera: Box<dyn Camera> = match (spec.driver.as_str(), &spec.device.path, &spec.device.folder) {
         #[cfg(all(feature = "v4l2", target_os = "linux"))]
@@ -71,9 +77,13 @@ pub fn open(spec: &CameraSpec, clock: Arc<dyn Clock>) -> Result<Box<dyn Camera>,
         #[cfg(not(all(feature = "v4l2", target_os = "linux")))]
         ("v4l2", ..) => return Err(refuse("build with the feature `v4l2` on Linux")),
         ("replay", _, Some(folder)) => Box::new(ReplayCamera::open(spec, folder)?),
+        #[cfg(feature = "gstreamer")]
+        ("gstreamer", ..) => Box::new(GstCamera::open(spec, clock)?),
+        #[cfg(not(feature = "gstreamer"))]
         ("gstreamer", ..) => {
             return Err(refuse(
-                "a GStreamer driver is not written yet: use \"v4l2\", which also serves USB cameras on a Jetson",
+                "build with the feature `gstreamer` (it needs libgstreamer1.0-dev and libgstreamer-plugins-base1.0-dev), or use \
+                 \"v4l2\", which also serves USB cameras on a Jetson",
             ));
         }
         _ => return Err(refuse("it belongs to the simulated robot")),

@@ -54,3 +54,23 @@ pub fn servo_encode(data: &[u8]) {
         }
     }
 }
+
+/// Any bytes as a camera's frame, of the size it names or of another: decoded or refused, and the same again.
+#[cfg(feature = "mjpeg")]
+pub fn jpeg(data: &[u8]) {
+    use endplate_hal::camera::{MjpegDecoder, jpeg_size};
+    let size = jpeg_size(data).unwrap_or((48, 32));
+    // A header may name 65535 × 65535 pixels; a robot description does not.
+    if size.0.saturating_mul(size.1) > 1 << 20 {
+        return;
+    }
+    let (mut once, mut again) = (vec![0; (size.0 * size.1 * 3) as usize], vec![1; (size.0 * size.1 * 3) as usize]);
+    let mut decoder = MjpegDecoder::default();
+    let first = decoder.decode(data, size, &mut once);
+    assert_eq!(first, decoder.decode(data, size, &mut again));
+    if first.is_ok() {
+        assert!(once == again, "what is decoded depends on the frame alone");
+    }
+    let mut short = [0; 12];
+    assert!(decoder.decode(data, size, &mut short).is_err() || size.0 * size.1 == 4);
+}

@@ -172,7 +172,7 @@ pub fn run(
     }
     let nobody = Supervision::quiet(&bench.spec.control);
     let supervision = std::mem::replace(&mut bench.supervision, nobody).finish();
-    Ok(RunReport::new(RunFacts {
+    let report = RunReport::new(RunFacts {
         supervision,
         simulated_robot: true,
         simulated_time: !on_real_clock,
@@ -189,7 +189,10 @@ pub fn run(
         row_period: bundle.spec().chunk.row_period,
         deadline: bench.spec.control.deadline,
         injected: bench.body_faults.counts().into_iter().filter(|(_, count)| *count > 0).collect(),
-    }))
+    });
+    #[cfg(feature = "serial")]
+    let report = report.with_buses(&bench.buses.reporters, &bench.spec.joints);
+    Ok(report)
 }
 
 fn announce(view: &View, bundle: &Bundle, engine: &EngineInfo, golden_rad: f64, real: bool, episodes: u64) {

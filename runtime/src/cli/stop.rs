@@ -16,7 +16,9 @@ pub struct StopArguments {
 
 /// Says what was done; an error where something should have been and could not.
 pub fn stop(arguments: &StopArguments) -> Result<(), CliError> {
-    let robot = open_robot(arguments.robot.as_ref())?;
+    // A calibration file that is gone must not keep an arm from being let go of.
+    let uncalibrated = |error| arguments.robot.as_deref().map_or(Err(error), super::robot_file::open_uncalibrated);
+    let robot = open_robot(arguments.robot.as_ref()).or_else(uncalibrated)?;
     let declared = match robot.control.stop_category {
         StopCategory::Hold => "hold",
         StopCategory::TorqueOff => "torque_off",
@@ -43,8 +45,8 @@ pub fn stop(arguments: &StopArguments) -> Result<(), CliError> {
 mod buses {
     use super::super::error::CliError;
     use core::time::Duration;
-    use endplate_hal::{Arm, ArmSpec, Clock, EMULATED, MonotonicClock, RobotSpec, StopCategory};
-    use endplate_runtime::robot::BusArm;
+    use endplate_hal::{ArmSpec, Clock, EMULATED, MonotonicClock, RobotSpec, StopCategory};
+    use endplate_runtime::robot::connect;
     use std::path::Path;
     use std::sync::Arc;
 
@@ -74,8 +76,8 @@ mod buses {
         }
         let joints = &robot.joints[arm.joints.clone()];
         let margin = robot.control.implausible_margin_rad;
-        let mut bus =
-            BusArm::open(arm, joints, margin, Path::new(port), Arc::clone(clock)).map_err(|e| e.to_string())?;
+        // Not looked at as before torque: an arm is let go of whatever is wrong with its calibration.
+        let mut bus = connect(arm, joints, margin, Path::new(port)).map_err(|e| e.to_string())?;
         match robot.control.stop_category {
             StopCategory::TorqueOff => {
                 within(clock, || bus.set_torque(clock.now(), false).map_err(|error| error.to_string()))?;

@@ -16,7 +16,7 @@ pub struct Judge<'a> {
     /// Commands judged.
     pub commands: u64,
     /// Of those, how many on each rung.
-    pub rungs: [u64; 5],
+    pub rungs: [u64; 6],
     /// The first property that did not hold, and when.
     pub broken: Option<String>,
 }
@@ -33,7 +33,7 @@ impl<'a> Judge<'a> {
             acceleration: vec![0.0; joints],
             braking_since: None,
             commands: 0,
-            rungs: [0; 5],
+            rungs: [0; 6],
             broken: None,
         }
     }

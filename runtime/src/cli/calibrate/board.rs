@@ -137,6 +137,9 @@ fn jpeg_image(_: &[u8]) -> Result<Grey, String> {
     Err("not a PNG; JPEG needs the feature `v4l2`".to_owned())
 }
 
+/// A view is another one when its corners have moved by this share of the image's width in the mean.
+const MOVED: f64 = 0.03;
+
 /// Images of a board, of one size, and their corners.
 pub struct Views {
     board: CharucoBoard,
@@ -183,7 +186,7 @@ impl Views {
                     Some((same.pixel[0] - corner.pixel[0]).hypot(same.pixel[1] - corner.pixel[1]))
                 })
                 .collect();
-            shifts.is_empty() || shifts.iter().sum::<f64>() / shifts.len() as f64 > 0.05 * image.width() as f64
+            shifts.is_empty() || shifts.iter().sum::<f64>() / shifts.len() as f64 > MOVED * image.width() as f64
         };
         let is_new = found >= LEAST && self.file.views.iter().all(moved);
         if is_new {
