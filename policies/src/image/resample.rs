@@ -124,8 +124,8 @@ pub(super) struct Resampler {
     wide: Vec<[f32; 4]>,
     /// One finished row, `[w]` of the target.
     done: Vec<[f32; 4]>,
-    /// For the filter that goes across first: all source rows, `[h of the source, w of the target, 3]`, in whole levels.
-    across: Vec<u8>,
+    /// For the filter that goes across first: all source rows, `[h of the source, w of the target]`, in whole levels.
+    across: Vec<[f32; 4]>,
     has_avx2: bool,
 }
 
@@ -141,10 +141,10 @@ impl Resampler {
             placement,
             columns: Taps::new(resize, from.0, placement.size.0),
             rows: Taps::new(resize, from.1, placement.size.1),
-            line: vec![0.0; from.0.max(placement.size.0) * 3],
+            line: vec![0.0; from.0 * 3],
             wide: vec![[0.0; 4]; from.0],
             done: vec![[0.0; 4]; placement.size.0],
-            across: vec![0; if resize == Resize::BicubicAntialiased { from.1 * placement.size.0 * 3 } else { 0 }],
+            across: vec![[0.0; 4]; if resize == Resize::BicubicAntialiased { from.1 * placement.size.0 } else { 0 }],
             has_avx2: has_avx2(),
         }
     }
@@ -189,25 +189,25 @@ impl Resampler {
     #[inline(always)]
     fn across_first(&mut self, pixels: &[u8], planes: &mut [f32]) {
         let Placement { size, corner, slot } = self.placement;
-        let (plane, stride) = (slot.0 * slot.1, size.0 * 3);
-        for (row, into) in pixels.chunks_exact(self.from.0 * 3).zip(self.across.chunks_exact_mut(stride)) {
+        let plane = slot.0 * slot.1;
+        for (row, into) in pixels.chunks_exact(self.from.0 * 3).zip(self.across.chunks_exact_mut(size.0)) {
             for (wide, &[red, green, blue]) in self.wide.iter_mut().zip(row.as_chunks().0) {
                 *wide = [f32::from(red), f32::from(green), f32::from(blue), 0.0];
             }
-            gather(&self.wide, &self.columns, &mut self.done, level_up);
-            for (into, done) in into.as_chunks_mut().0.iter_mut().zip(&self.done) {
-                let [red, green, blue, _] = done.map(|value| (value * WHITE + 0.5) as u8);
-                *into = [red, green, blue];
-            }
+            gather(&self.wide, &self.columns, into, whole_up);
         }
         for y in 0..size.1 {
             let (first, weights) = self.rows.of(y);
-            let line = &mut self.line[..stride];
-            blend(&self.across[first * stride..(first + weights.len()) * stride], weights, line);
+            self.done.fill([0.0; 4]);
+            for (row, weight) in self.across[first * size.0..].chunks_exact(size.0).zip(weights) {
+                for (sum, value) in self.done.as_flattened_mut().iter_mut().zip(row.as_flattened()) {
+                    *sum += weight * value;
+                }
+            }
             let start = (corner.1 + y) * slot.0 + corner.0;
             for (channel, values) in planes.chunks_exact_mut(plane).enumerate().take(3) {
-                for (value, pixel) in values[start..start + size.0].iter_mut().zip(line.chunks_exact(3)) {
-                    *value = level_up(pixel[channel]);
+                for (value, done) in values[start..start + size.0].iter_mut().zip(&self.done) {
+                    *value = whole_up(done[channel]) / WHITE;
                 }
             }
         }
@@ -220,7 +220,7 @@ impl Resampler {
         let (plane, stride) = (slot.0 * slot.1, self.from.0 * 3);
         for y in 0..size.1 {
             let (first, weights) = self.rows.of(y);
-            blend(&pixels[first * stride..(first + weights.len()) * stride], weights, &mut self.line[..stride]);
+            blend(&pixels[first * stride..(first + weights.len()) * stride], weights, &mut self.line);
             for (wide, &[red, green, blue]) in self.wide.iter_mut().zip(self.line.as_chunks().0) {
                 *wide = [red, green, blue, 0.0];
             }
@@ -241,10 +241,10 @@ fn level(value: f32) -> f32 {
     rounded(value).clamp(0.0, WHITE) / WHITE
 }
 
-/// The same with halves up, as PIL has them; a half is what f32 arithmetic leaves of one.
+/// The whole level of a value, halves up, as PIL has them; a half is what f32 arithmetic leaves of one.
 #[inline(always)]
-fn level_up(value: f32) -> f32 {
-    level(value + 1e-4)
+fn whole_up(value: f32) -> f32 {
+    rounded(value + 1e-4).clamp(0.0, WHITE)
 }
 
 /// The nearest whole number of a value between ±2²²: adding 1.5 · 2²³ leaves no bits behind the point.
