@@ -22,7 +22,7 @@ pub struct Arrived {
 pub type Take = Box<dyn FnMut(Arrived) + Send>;
 
 enum Order {
-    Add { key: u64, reader: Reader, take: Take },
+    Add(Box<Served>),
     Remove(u64),
     Stop,
 }
@@ -48,14 +48,16 @@ struct Served {
     key: u64,
     reader: Reader,
     take: Take,
-    bell: Arc<Bell>,
+    /// Hung up when the thread takes the reader over.
+    bell: Option<Arc<Bell>>,
 }
 
 impl Served {
     /// Takes what is there. The bell is hung up again first: a message that comes after the last look rings it.
     fn drain(&mut self, malformed: &AtomicU64) {
-        self.bell.rang.store(false, Ordering::Release);
-        self.reader.set_waker(Some(Waker::from(Arc::clone(&self.bell))));
+        let Some(bell) = &self.bell else { return };
+        bell.rang.store(false, Ordering::Release);
+        self.reader.set_waker(Some(Waker::from(Arc::clone(bell))));
         self.reader.drain_read_notifications();
         loop {
             match self.reader.try_take_one() {
@@ -100,7 +102,7 @@ impl Dispatch {
     pub fn add(&self, reader: Reader, take: Take) -> Place {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         let place = Place { key, orders: self.orders.clone(), thread: self.handle() };
-        place.send(Order::Add { key, reader, take });
+        place.send(Order::Add(Box::new(Served { key, reader, take, bell: None })));
         place
     }
 
@@ -146,9 +148,9 @@ fn run(inbox: &Receiver<Order>, malformed: &AtomicU64) {
     loop {
         while let Ok(order) = inbox.try_recv() {
             match order {
-                Order::Add { key, reader, take } => {
-                    let bell = Arc::new(Bell { thread: std::thread::current(), rang: AtomicBool::new(true) });
-                    served.push(Served { key, reader, take, bell });
+                Order::Add(mut one) => {
+                    one.bell = Some(Arc::new(Bell { thread: std::thread::current(), rang: AtomicBool::new(true) }));
+                    served.push(*one);
                 }
                 Order::Remove(key) => served.retain(|one| one.key != key),
                 Order::Stop => return,
@@ -156,7 +158,7 @@ fn run(inbox: &Receiver<Order>, malformed: &AtomicU64) {
         }
         let mut any = false;
         for one in &mut served {
-            if one.bell.rang.load(Ordering::Acquire) {
+            if one.bell.as_ref().is_some_and(|bell| bell.rang.load(Ordering::Acquire)) {
                 any = true;
                 one.drain(malformed);
             }
