@@ -275,3 +275,20 @@ fn a_policy_of_poses_gives_its_own_rows_or_the_joints_of_the_robot_named() {
     assert_eq!(rows("moved.npz").len(), 10 * 6);
     refused(&["check", "--bundle", bundle, "--robot", &named("bare.toml")], 3, &["[kinematics]", "URDF"]);
 }
+
+#[test]
+fn a_policy_that_reads_several_observations_runs_in_the_loop() {
+    let bundle = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/tests/bundles/lerobot_diffusion_ddim");
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let robot =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../hal/robots/so101_sim.toml")).unwrap();
+    let robot = robot.replace("width = 96\nheight = 96", "width = 64\nheight = 32");
+    std::fs::write(named("robot.toml"), robot).unwrap();
+    let (bundle, robot, json) = (bundle.to_str().unwrap(), named("robot.toml"), named("report.json"));
+    let run = endplate(&["run", "--bundle", bundle, "--robot", &robot, "--episodes", "1", "--json", &json]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    assert!(report["inference"]["chunks"].as_u64().unwrap() > 5);
+    assert!(!report.to_string().contains("state_history"), "{report}");
+}

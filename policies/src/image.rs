@@ -1,8 +1,8 @@
 //! Camera frames to model input: `[h, w, 3]` u8 to `[3, h, w]` f32 in 0..1, resized as the bundle says.
 //!
 //! The algorithm and the padding are part of the policy: training decided them. Against the training-side
-//! implementations both algorithms differ by at most one grey level (PIL or torchvision for the antialiased one,
-//! OpenCV for the other; `tests/images.rs`). A frame that already has the slot's size is not resampled.
+//! implementations every algorithm differs by at most one grey level (PIL and torchvision for antialiased bilinear and
+//! bicubic, JAX for Lanczos, OpenCV for plain bilinear; `tests/images.rs`). A frame that already has the slot's size is not resampled.
 
 mod resample;
 
@@ -18,6 +18,10 @@ pub enum Resize {
     BilinearAntialiased,
     /// Bilinear between the four nearest pixels (OpenCV's `INTER_LINEAR`).
     Bilinear,
+    /// Cubic over the area a pixel covers (PIL's and torchvision's antialiased bicubic, a = −½).
+    BicubicAntialiased,
+    /// Lanczos of order 3 over the area a pixel covers (TensorFlow's and JAX's, antialiased).
+    Lanczos3Antialiased,
     /// Not at all: a frame of another size than the slot's is refused.
     None,
 }

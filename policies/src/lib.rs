@@ -42,7 +42,7 @@ pub use load::{
 };
 pub use memory::{MemoryBound, available_memory};
 pub use normalisation::Normalisation;
-pub use observation::{Anchor, Budget, Committed, Continuation, Epoch, Moment, Observation};
+pub use observation::{Anchor, Budget, Committed, Continuation, Epoch, MAX_OBSERVATIONS, Moment, Observation};
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop, infer_open_loop_into};
 pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
 pub use skipping::{Skipping, SkippingError};

@@ -27,6 +27,9 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// The most observations a policy may read at once in a control loop.
+pub const MAX_OBSERVATIONS: usize = 8;
+
 /// What was seen and felt at one earlier instant.
 #[derive(Copy, Clone, Debug)]
 pub struct Moment<'a> {

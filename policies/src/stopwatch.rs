@@ -124,6 +124,10 @@ impl Session for TimedSession {
         Ok(())
     }
 
+    fn append(&mut self, at: usize, kept: usize) -> Result<bool, EngineError> {
+        self.session.append(at, kept)
+    }
+
     fn output_f32(&self, slot: OutputSlot) -> Result<&[f32], EngineError> {
         self.session.output_f32(slot)
     }

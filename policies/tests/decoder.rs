@@ -86,3 +86,44 @@ fn an_engine_that_does_not_write_in_place_says_so_when_asked_to() {
         }
     }
 }
+
+/// Keys and values on the device, by the code that a GPU runs: with the CPU's memory as the device.
+#[test]
+fn sessions_whose_tensors_lie_on_the_device_answer_as_those_on_the_host() {
+    use endplate_policies::{EngineChoice, OrtOptions};
+    let on_device = |choice: &EngineChoice| match choice {
+        EngineChoice::Ort(options) => {
+            Some(EngineChoice::Ort(OrtOptions { keep_on_device: Some(true), ..options.clone() }))
+        }
+        EngineChoice::Tract => None,
+    };
+    let Some((choice, resident)) =
+        engines().into_iter().find_map(|(_, choice)| Some((choice.clone(), on_device(&choice)?)))
+    else {
+        return;
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let shipped = ["pick_cube_fast", "pick_cube_bins", "pick_cube_flow"].map(|name| root.join("bundles").join(name));
+    let exported = std::fs::read_dir(root.join("tests/bundles")).unwrap().map(|entry| entry.unwrap().path());
+    for path in shipped.into_iter().chain(exported) {
+        let mut bundle = Bundle::open(BundleSource::Directory(path.clone())).unwrap();
+        let mut ways = vec!["plain"];
+        if bundle.spec().family.tokens().is_some_and(|rules| rules.block.is_some()) {
+            ways.push("jacobi"); // blocks of which a part is kept
+        }
+        for way in ways {
+            if way != "plain" {
+                bundle.set_decoding(way.parse().unwrap()).unwrap();
+            }
+            let mut host = load_policy(&bundle, choice.clone()).unwrap();
+            let mut device = load_policy(&bundle, resident.clone()).unwrap();
+            for input in golden_inputs(&bundle).unwrap() {
+                let expected = infer_open_loop(&mut *host.policy, &input).unwrap();
+                let got = infer_open_loop(&mut *device.policy, &input).unwrap();
+                let what = format!("{} {way}", path.display());
+                assert_eq!(got.tokens, expected.tokens, "{what}");
+                assert_eq!(got.chunk.rows(), expected.chunk.rows(), "{what}: the same bits");
+            }
+        }
+    }
+}

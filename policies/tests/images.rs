@@ -62,7 +62,15 @@ fn compare(path: &Path) {
         let case: Value = serde_json::from_str(line).unwrap();
         let word = |key: &str| case[key].as_str().unwrap().to_owned();
         let side = |key: &str| u32::try_from(case[key].as_u64().unwrap()).unwrap();
-        let resize = if word("resize") == "bilinear" { Resize::Bilinear } else { Resize::BilinearAntialiased };
+        let resize = match word("resize").as_str() {
+            "bilinear" => Resize::Bilinear,
+            "bicubic_antialiased" => Resize::BicubicAntialiased,
+            "lanczos3_antialiased" => Resize::Lanczos3Antialiased,
+            resize => {
+                assert_eq!(resize, "bilinear_antialiased");
+                Resize::BilinearAntialiased
+            }
+        };
         let pad = match word("pad").as_str() {
             "none" => Pad::None,
             "centre" => Pad::Centre,
@@ -98,7 +106,9 @@ fn compare(path: &Path) {
 
 #[test]
 fn frames_are_resampled_as_the_training_side_does() {
-    compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/small.npz"));
+    for file in ["small.npz", "sharp.npz"] {
+        compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images").join(file));
+    }
 }
 
 /// `tests/images/make.py` says how to make the file.
@@ -114,12 +124,16 @@ fn several_cameras_are_loaded_without_touching_the_heap() {
         slot(96, 96, Resize::BilinearAntialiased, Pad::None),
         slot(224, 224, Resize::Bilinear, Pad::Centre),
         slot(64, 48, Resize::None, Pad::None),
+        slot(224, 224, Resize::BicubicAntialiased, Pad::None),
+        slot(96, 128, Resize::Lanczos3Antialiased, Pad::None),
     ];
     let noise = |count: usize, seed: usize| (0..count).map(|i| (((i + seed) * 2_654_435_761) >> 9) as u8).collect();
     let frames = [
         frame(640, 480, noise(640 * 480 * 3, 1)),
         frame(320, 200, noise(320 * 200 * 3, 2)),
         frame(64, 48, noise(64 * 48 * 3, 3)),
+        frame(640, 480, noise(640 * 480 * 3, 4)),
+        frame(160, 120, noise(160 * 120 * 3, 5)),
     ];
     let mut inputs: Vec<Vec<f32>> = slots.iter().map(|s| vec![0.0; (s.width * s.height * 3) as usize]).collect();
     let mut loader = ImageLoader::new();

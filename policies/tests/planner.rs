@@ -30,7 +30,7 @@ fn with_thresholds(name: &str, change: impl FnOnce(&mut Thresholds)) -> Copy {
     let mut fitted = Thresholds::for_bundle(open(&folder(name)).spec(), "0".repeat(64), 100, 0.02);
     change(&mut fitted);
     let copy = Copy::of(&folder(name));
-    copy.add(THRESHOLDS_FILE, fitted.to_toml_string().unwrap().as_bytes());
+    copy.set_file(THRESHOLDS_FILE, fitted.to_toml_string().unwrap().as_bytes());
     copy
 }
 

@@ -122,3 +122,37 @@ fn a_bundle_can_demand_a_share_of_the_nodes_for_a_provider() {
         assert!(message.contains("engines.ort.share") && message.contains(remedy), "{message}");
     }
 }
+
+#[test]
+fn rows_are_appended_on_the_device_and_only_behind_what_is_in_use() {
+    if !has_library() {
+        return;
+    }
+    let onnx = std::fs::read(format!("{}/tests/models/grow.onnx", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let source = GraphSource { name: "grow", onnx: &onnx, external: &[] };
+    let resident = OrtOptions { keep_on_device: Some(true), ..options("cpu") };
+    for (options, stays) in [(resident, true), (options("cpu"), false)] {
+        let engine = Ort::new(&options).unwrap();
+        let mut contract = Contract::new();
+        let slab = contract.input_f32("x", &[1, 1, 2, 3]);
+        let (new, same) = (contract.output_f32("new", &[1, 1, 2, 3]), contract.output_f32("same", &[1, 1, 2, 3]));
+        contract.append(new, slab);
+        let mut session = engine.load(source, &contract).unwrap();
+        assert_eq!(session.append(0, 2), Ok(false), "nothing was made yet");
+        session.input_f32_mut(slab).unwrap().copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        session.run().unwrap();
+        assert_eq!(session.append(0, 2), Ok(stays));
+        session.run().unwrap();
+        let seen = session.output_f32(same).unwrap().to_vec();
+        let doubled = [2.0, 4.0, 6.0, 8.0, 10.0, 12.0];
+        assert_eq!(seen, if stays { doubled } else { [1.0, 2.0, 3.0, 4.0, 5.0, 6.0] });
+        if stays {
+            // The rows that stay there come to the host when they are asked for.
+            assert!(session.output_f32(new).is_err());
+            assert_eq!(session.output_and_input_f32(new, slab).unwrap().0[..3], [4.0, 8.0, 12.0]);
+            // What is not kept needs room too.
+            let error = session.append(1, 1).unwrap_err().to_string();
+            assert!(error.contains("no row left"), "{error}");
+        }
+    }
+}

@@ -1,24 +1,53 @@
 //! A node for third-party peers: echoes `/joint_states` positions, doubled, on `/position_controller/commands`, counts
-//! `/camera/image_raw`, and answers `~/estop`, until standard input ends.
+//! `/camera/image_raw`, and answers `~/estop`, until standard input ends. With a third word it asks `/robot/reset` first.
 //!
-//! `echo_node ROUTER_ENDPOINT DOMAIN`
+//! `echo_node zenoh:ROUTER_ENDPOINT|dds|dds-cyclone DOMAIN [ask]`
 
 use endplate_ros2::interface::*;
 use endplate_ros2::rmw::Qos;
-use endplate_ros2::transport::Transport;
+use endplate_ros2::transport::{Client, Transport};
 use endplate_ros2::{SessionOptions, ZenohTransport};
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut words = std::env::args().skip(1);
-    let options = SessionOptions {
-        connect: words.next().into_iter().collect(),
-        domain: words.next().unwrap_or_default().parse().unwrap_or(0),
-        node: "policy".into(),
-        ..SessionOptions::default()
-    };
-    let transport = ZenohTransport::open(&options)?;
+#[cfg(feature = "dds")]
+fn dds(domain: u32, is_cyclone: bool) -> Result<Box<dyn Transport>, Box<dyn Error>> {
+    use endplate_ros2::{DdsOptions, DdsTransport, ServiceMapping};
+    let mapping = if is_cyclone { ServiceMapping::Cyclone } else { ServiceMapping::FastDds };
+    let options = DdsOptions { domain, mapping, node: "policy".into(), ..DdsOptions::default() };
+    Ok(Box::new(DdsTransport::open(&options)?))
+}
+
+#[cfg(not(feature = "dds"))]
+fn dds(_: u32, _: bool) -> Result<Box<dyn Transport>, Box<dyn Error>> {
+    Err("built without the feature dds".into())
+}
+
+fn open(transport: &str, domain: u32) -> Result<Box<dyn Transport>, Box<dyn Error>> {
+    match (transport, transport.strip_prefix("zenoh:")) {
+        (_, Some(router)) => {
+            let connect = vec![router.to_owned()];
+            let options = SessionOptions { connect, domain, node: "policy".into(), ..SessionOptions::default() };
+            Ok(Box::new(ZenohTransport::open(&options)?))
+        }
+        ("dds" | "dds-cyclone", _) => dds(domain, transport == "dds-cyclone"),
+        _ => Err(format!("{transport}: zenoh:ROUTER_ENDPOINT, dds or dds-cyclone").into()),
+    }
+}
+
+fn ask(client: &mut dyn Client) -> Result<String, Box<dyn Error>> {
+    let mut buffer = Vec::new();
+    let answer = client.call(encode_into(&Empty, &mut buffer)?, Duration::from_secs(20))?;
+    let outcome: Outcome = decode(&answer)?;
+    Ok(format!("{} {}", outcome.success, outcome.message))
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (name, domain) = (words.first().map_or("", String::as_str), words.get(1).and_then(|word| word.parse().ok()));
+    let transport = open(name, domain.unwrap_or(0))?;
     let mut commands = transport.publisher("/position_controller/commands", Float64MultiArray::TYPE, Qos::COMMAND)?;
     let mut buffer = Vec::new();
     let _states = transport.subscribe(
@@ -42,7 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _images = transport.subscribe(
         "/camera/image_raw",
         Image::TYPE,
-        Qos::LATEST,
+        Qos::SENSOR,
         Box::new(move |bytes, _| {
             count.fetch_add(u64::from(decode::<Image>(bytes).is_ok()), Ordering::Relaxed);
         }),
@@ -57,8 +86,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }),
     )?;
+    if words.get(2).is_some_and(|word| word == "ask") {
+        let mut client = transport.client("/robot/reset", Trigger::TYPE)?;
+        println!("answer {}", ask(&mut *client)?);
+    }
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     println!("images {}", images.load(Ordering::Relaxed));
     println!("malformed {}", transport.malformed());
+    println!("findings {}", transport.findings().len());
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! On the wire a mismatch is silence. Here each endpoint of this node is compared with every other endpoint on its topic,
 //! and each thing amiss is named once until it changes.
 
-use crate::rmw::{EndpointKind, EndpointToken, NO_HASH, Token};
+use crate::rmw::{Durability, EndpointKind, EndpointToken, NO_HASH, Qos, Token};
 use core::fmt;
 use std::collections::BTreeMap;
 
@@ -82,33 +82,50 @@ impl Graph {
         })
     }
 
-    /// What is amiss with the endpoints of the session `zid`. A server without a client, and a publisher of what nobody
-    /// need read, are as they should be: only endpoints that `needs_peer` says so are reported as unmatched.
+    /// What is amiss with the endpoints of the session `zid`: [`findings`].
     pub fn findings(&self, zid: &str, needs_peer: impl Fn(&EndpointToken) -> bool) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        for own in self.endpoints().filter(|endpoint| endpoint.node.zid == zid) {
-            let mut matched = false;
-            let at_topic = |other: &&EndpointToken| {
-                other.node.zid != zid && other.topic == own.topic && other.kind == own.kind.counterpart()
-            };
-            for other in self.endpoints().filter(at_topic) {
-                match mismatch(own, other) {
-                    None => matched = true,
-                    Some(reason) => findings.push(Finding::Mismatched {
-                        own: own.kind.name(),
-                        topic: own.topic.clone(),
-                        node: other.node.full_name(),
-                        reason,
-                    }),
-                }
-            }
-            if !matched && needs_peer(own) {
-                findings.push(Finding::Unmatched { own: own.kind.name(), topic: own.topic.clone() });
+        findings(&self.endpoints().collect::<Vec<_>>(), zid, needs_peer)
+    }
+}
+
+/// Which endpoints of a node are of no use alone: somebody must take the commands; events and reports need no reader, and a
+/// latched value is taken where it is offered.
+pub fn needs_peer(own: &EndpointToken) -> bool {
+    match own.kind {
+        EndpointKind::Subscription => own.qos.durability == Durability::Volatile,
+        EndpointKind::Client => true,
+        EndpointKind::Publisher => own.qos.depth == Qos::COMMAND.depth && own.qos.durability == Durability::Volatile,
+        EndpointKind::Server => false,
+    }
+}
+
+/// What is amiss with those of the endpoints that are of the participant `zid`. A server without a client, and a publisher
+/// of what nobody need read, are as they should be: only endpoints that `needs_peer` says so are reported as unmatched.
+pub fn findings(endpoints: &[&EndpointToken], zid: &str, needs_peer: impl Fn(&EndpointToken) -> bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for own in endpoints.iter().filter(|endpoint| endpoint.node.zid == zid) {
+        let mut matched = false;
+        let at_topic = |other: &&&EndpointToken| {
+            other.node.zid != zid && other.topic == own.topic && other.kind == own.kind.counterpart()
+        };
+        for other in endpoints.iter().filter(at_topic) {
+            match mismatch(own, other) {
+                None => matched = true,
+                Some(reason) => findings.push(Finding::Mismatched {
+                    own: own.kind.name(),
+                    topic: own.topic.clone(),
+                    node: other.node.full_name(),
+                    reason,
+                }),
             }
         }
-        findings.sort();
-        findings
+        if !matched && needs_peer(own) {
+            findings.push(Finding::Unmatched { own: own.kind.name(), topic: own.topic.clone() });
+        }
     }
+    findings.sort();
+    findings.dedup();
+    findings
 }
 
 /// Why two endpoints of one topic never meet, if so.
@@ -116,7 +133,8 @@ fn mismatch(own: &EndpointToken, other: &EndpointToken) -> Option<String> {
     if own.dds_name != other.dds_name {
         return Some(format!("the type here is {} and there {}", own.dds_name, other.dds_name));
     }
-    if own.hash != other.hash {
+    // On DDS a peer need not tell its hash.
+    if own.hash != other.hash && !other.hash.is_empty() {
         let hint = if own.hash == NO_HASH || other.hash == NO_HASH { " (one side is Humble)" } else { "" };
         return Some(format!("the type hash here is {} and there {}{hint}", own.hash, other.hash));
     }

@@ -43,6 +43,13 @@ impl Stamp {
     }
 }
 
+impl Stamp {
+    /// Nanoseconds since the Unix epoch; 0 before it.
+    pub fn as_nanos(self) -> u64 {
+        u64::try_from(self.seconds).unwrap_or(0) * 1_000_000_000 + u64::from(self.nanoseconds)
+    }
+}
+
 /// Why a joint state cannot be encoded or decoded.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {

@@ -6,6 +6,7 @@
 use crate::message::MessageType;
 use crate::xxh3::xxh3_128;
 
+pub mod discovery;
 mod qos;
 mod token;
 

@@ -1,9 +1,9 @@
 //! A ROS 2 node on Zenoh, as rmw_zenoh would make it: keys, attachments, liveliness tokens, services.
 
-use crate::graph::{Finding, Graph};
+use crate::graph::{Finding, Graph, needs_peer};
 use crate::interface::ServiceType;
 use crate::message::MessageType;
-use crate::rmw::{Attachment, EndpointKind, History, Node, Publication, Qos, Reliability};
+use crate::rmw::{Attachment, Durability, EndpointKind, History, Node, Publication, Qos, Reliability};
 use crate::transport::{Client, Endpoint, OnMessage, OnRequest, Publisher, Request, Transport, TransportError};
 use crate::zenoh_session::{SessionError, SessionOptions};
 use core::time::Duration;
@@ -14,10 +14,14 @@ use zenoh::liveliness::LivelinessToken;
 use zenoh::pubsub::Subscriber;
 use zenoh::qos::CongestionControl;
 use zenoh::query::{ConsolidationMode, Query, QueryTarget, Queryable};
-use zenoh::sample::SampleKind;
+use zenoh::sample::{Sample, SampleKind};
 use zenoh::{Session, Wait};
+use zenoh_ext::{
+    AdvancedPublisher, AdvancedPublisherBuilderExt, AdvancedSubscriber, AdvancedSubscriberBuilderExt, CacheConfig,
+    HistoryConfig, MissDetectionConfig,
+};
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -26,9 +30,10 @@ fn wall_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// How often a reliable latched publisher says which message was its last, as rmw_zenoh does.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
 /// A node on Zenoh.
-///
-/// Transient local is offered and asked for in the graph, but not served: a late reader gets what is sent after it came.
 pub struct ZenohTransport {
     session: Session,
     node: Node,
@@ -120,13 +125,20 @@ impl ZenohTransport {
 }
 
 /// Remappings with full names on both sides.
-fn resolved(node: &Node, remaps: &[(String, String)]) -> Result<Vec<(String, String)>, crate::rmw::NameError> {
+pub(crate) fn resolved(
+    node: &Node,
+    remaps: &[(String, String)],
+) -> Result<Vec<(String, String)>, crate::rmw::NameError> {
     remaps.iter().map(|(from, to)| Ok((node.topic(from)?, node.topic(to)?))).collect()
 }
 
 fn refused(endpoint: EndpointKind, name: &str) -> impl Fn(zenoh::Error) -> TransportError + use<> {
+    refused_by(endpoint.name(), name)
+}
+
+pub(crate) fn refused_by(endpoint: &'static str, name: &str) -> impl Fn(zenoh::Error) -> TransportError + use<> {
     let name = name.to_owned();
-    move |source| TransportError::Declare { endpoint: endpoint.name(), name: name.clone(), reason: source.to_string() }
+    move |source| TransportError::Declare { endpoint, name: name.clone(), reason: source.to_string() }
 }
 
 /// Why a node cannot be put on Zenoh.
@@ -143,8 +155,15 @@ pub enum ZenohTransportError {
     Graph(String),
 }
 
+/// Where messages are put.
+enum Outlet {
+    Plain(zenoh::pubsub::Publisher<'static>),
+    /// Keeps the last ones for readers that come late.
+    Latched(Box<AdvancedPublisher<'static>>),
+}
+
 struct ZenohPublisher {
-    publisher: zenoh::pubsub::Publisher<'static>,
+    outlet: Outlet,
     gid: [u8; 16],
     sequence: i64,
     name: String,
@@ -154,8 +173,12 @@ struct ZenohPublisher {
 impl Publisher for ZenohPublisher {
     fn publish(&mut self, message: &[u8]) -> Result<(), TransportError> {
         let attachment = Attachment { sequence: self.sequence + 1, source_time_ns: wall_ns(), gid: self.gid };
-        let put = self.publisher.put(message).attachment(&attachment.encode()[..]);
-        put.wait().map_err(|source| TransportError::Send { name: self.name.clone(), reason: source.to_string() })?;
+        let attachment = &attachment.encode()[..];
+        let put = match &self.outlet {
+            Outlet::Plain(publisher) => publisher.put(message).attachment(attachment).wait(),
+            Outlet::Latched(publisher) => publisher.put(message).attachment(attachment).wait(),
+        };
+        put.map_err(|source| TransportError::Send { name: self.name.clone(), reason: source.to_string() })?;
         self.sequence += 1;
         Ok(())
     }
@@ -249,14 +272,22 @@ impl Transport for ZenohTransport {
             (Reliability::Reliable, History::KeepAll) => CongestionControl::Block,
             _ => CongestionControl::Drop,
         };
-        let publisher = self
-            .session
-            .declare_publisher(publication.key.clone())
-            .congestion_control(congestion)
-            .wait()
-            .map_err(refused(endpoint, &publication.key))?;
+        let declared = self.session.declare_publisher(publication.key.clone()).congestion_control(congestion);
+        let outlet = match qos.durability {
+            Durability::Volatile => declared.wait().map(Outlet::Plain),
+            Durability::TransientLocal => {
+                let kept = CacheConfig::default().max_samples(qos.depth as usize);
+                let mut latched = declared.cache(kept).publisher_detection();
+                if qos.reliability == Reliability::Reliable {
+                    latched =
+                        latched.sample_miss_detection(MissDetectionConfig::default().sporadic_heartbeat(HEARTBEAT));
+                }
+                latched.wait().map(|publisher| Outlet::Latched(Box::new(publisher)))
+            }
+        };
+        let outlet = outlet.map_err(refused(endpoint, &publication.key))?;
         let token = self.token(&publication, endpoint)?;
-        Ok(Box::new(ZenohPublisher { publisher, gid: publication.gid, sequence: 0, name, _token: token }))
+        Ok(Box::new(ZenohPublisher { outlet, gid: publication.gid, sequence: 0, name, _token: token }))
     }
 
     fn subscribe(
@@ -269,22 +300,29 @@ impl Transport for ZenohTransport {
         let endpoint = EndpointKind::Subscription;
         let (publication, name) = self.publication(endpoint, topic, kind, qos)?;
         let (malformed, on) = (Arc::clone(&self.malformed), Mutex::new(on));
-        let subscriber = self
-            .session
-            .declare_subscriber(publication.key.clone())
-            .callback(move |sample| {
-                let attachment = sample.attachment().and_then(|bytes| Attachment::decode(&bytes.to_bytes()));
-                match attachment {
-                    Some(attachment) => lock(&on)(&sample.payload().to_bytes(), attachment.gid),
-                    None => {
-                        malformed.fetch_add(1, Ordering::Relaxed);
-                    }
+        let take = move |sample: Sample| {
+            let attachment = sample.attachment().and_then(|bytes| Attachment::decode(&bytes.to_bytes()));
+            match attachment {
+                Some(attachment) => lock(&on)(&sample.payload().to_bytes(), attachment.gid),
+                None => {
+                    malformed.fetch_add(1, Ordering::Relaxed);
                 }
-            })
-            .wait()
-            .map_err(refused(endpoint, &publication.key))?;
-        let token = self.token(&publication, endpoint)?;
-        Ok(Box::new(Held::<Subscriber<()>> { token: Some(token), name, _held: subscriber }))
+            }
+        };
+        let declared = self.session.declare_subscriber(publication.key.clone()).callback(take);
+        match qos.durability {
+            Durability::Volatile => {
+                let held = declared.wait().map_err(refused(endpoint, &publication.key))?;
+                let token = Some(self.token(&publication, endpoint)?);
+                Ok(Box::new(Held::<Subscriber<()>> { token, name, _held: held }))
+            }
+            Durability::TransientLocal => {
+                let history = HistoryConfig::default().detect_late_publishers().max_samples(qos.depth as usize);
+                let held = declared.history(history).wait().map_err(refused(endpoint, &publication.key))?;
+                let token = Some(self.token(&publication, endpoint)?);
+                Ok(Box::new(Held::<AdvancedSubscriber<()>> { token, name, _held: held }))
+            }
+        }
     }
 
     fn serve(&self, service: &str, kind: ServiceType, on: OnRequest) -> Result<Box<dyn Endpoint>, TransportError> {
@@ -320,12 +358,7 @@ impl Transport for ZenohTransport {
     }
 
     fn findings(&self) -> Vec<Finding> {
-        lock(&self.graph).findings(&self.zid, |own| match own.kind {
-            EndpointKind::Subscription | EndpointKind::Client => true,
-            // Somebody must take the commands; events and reports need no reader.
-            EndpointKind::Publisher => own.qos.depth == Qos::COMMAND.depth,
-            EndpointKind::Server => false,
-        })
+        lock(&self.graph).findings(&self.zid, needs_peer)
     }
 
     fn malformed(&self) -> u64 {

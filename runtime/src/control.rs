@@ -179,7 +179,7 @@ pub struct ControlSnapshot {
     /// The newest joint states.
     pub states: StateRing,
     /// Motion time at the newest ticks, oldest first.
-    motion: Vec<(Instant, MotionTime)>,
+    pub(crate) motion: Vec<(Instant, MotionTime)>,
     /// What will be played if no other chunk comes.
     pub(crate) plan: Track,
     /// The longest time from capture to arrival among the last answers.

@@ -3,17 +3,23 @@
 //! [`InferenceLoop::step`] is a function of `now` and of values handed to it; it runs on a thread of its own (or at its
 //! instant of simulated time) and nothing it does can delay a control period.
 
+mod history;
+#[cfg(all(test, feature = "tract"))]
+mod tests;
+
 use crate::control::ControlSnapshot;
 use crate::handover::commitment::Commitment;
 use crate::handover::{Handover, HandoverError, projected};
 use crate::metrics::{Cause, CauseCounts, Samples};
 use crate::record::{InferenceTap, Inferred};
 use core::time::Duration;
-use endplate_hal::{Clock, Frame, FrameStamp, Instant};
+use endplate_hal::{Clock, Frame, FrameStamp, Instant, JointState};
 use endplate_policies::planner::Work;
 use endplate_policies::{
-    ActionChunk, Anchor, Budget, Epoch, Observation, OutputFault, Policy, PolicyError, PolicySpec, StopReason, Trace,
+    ActionChunk, Anchor, Budget, Epoch, MAX_OBSERVATIONS, Moment, Observation, OutputFault, Policy, PolicyError,
+    PolicySpec, StopReason, Trace,
 };
+use history::{History, Hole};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -108,6 +114,7 @@ pub struct InferenceLoop {
     tap: Option<Box<dyn InferenceTap>>,
     handover: Handover,
     commitment: Commitment,
+    history: History,
     counts: InferenceCounts,
 }
 
@@ -126,6 +133,7 @@ impl InferenceLoop {
             tap: None,
             handover: Handover::default(),
             commitment: Commitment::default(),
+            history: History::new(spec.observation_steps(), spec.chunk.row_period),
             counts: InferenceCounts::new(),
             policy,
         }
@@ -141,6 +149,7 @@ impl InferenceLoop {
         instruction.clone_into(&mut self.instruction);
         self.epoch = epoch;
         self.refused_in_a_row = 0;
+        self.history.clear();
         self.policy.reset(epoch);
     }
 
@@ -205,8 +214,9 @@ impl InferenceLoop {
         std::mem::replace(&mut self.counts, InferenceCounts::new())
     }
 
-    /// One step. `frames` are the newest frames in the order of the bundle's camera slots. With a `clock` the budget is
-    /// charged in real time, without one from the bundle's cost model.
+    /// One step. `frames` are the newest frames in the order of the bundle's camera slots; a policy that reads several
+    /// observations needs a step several times a row period, whether a chunk is wanted or not. With a `clock` the budget
+    /// is charged in real time, without one from the bundle's cost model.
     pub fn step(
         &mut self,
         now: Instant,
@@ -214,7 +224,11 @@ impl InferenceLoop {
         frames: &[Frame],
         clock: Option<&dyn Clock>,
     ) -> StepOutcome {
-        if !snapshot.wants_chunk || snapshot.epoch != self.epoch {
+        if snapshot.epoch != self.epoch {
+            return StepOutcome::Idle;
+        }
+        self.look(now, snapshot, frames);
+        if !snapshot.wants_chunk {
             return StepOutcome::Idle;
         }
         let started = std::time::Instant::now();
@@ -233,6 +247,24 @@ impl InferenceLoop {
                 StepOutcome::Refused(cause)
             }
         }
+    }
+
+    /// Keeps what is seen now, for a policy that will read it as the past.
+    fn look(&mut self, now: Instant, snapshot: &ControlSnapshot, frames: &[Frame]) {
+        if !self.history.is_kept() || frames.iter().any(|frame| frame.sequence == 0 || frame.captured > now) {
+            return;
+        }
+        let Some(instant) = self.instant(now, frames).filter(|instant| self.history.wants(*instant)) else { return };
+        // What is not known now is a hole later, which is refused then.
+        if let Ok(state) = snapshot.states.at(instant, self.state_ahead) {
+            self.history.push(frames, &JointState { stamp: instant, ..state });
+        }
+    }
+
+    /// The instant that frames are an observation of.
+    fn instant(&self, now: Instant, frames: &[Frame]) -> Option<Instant> {
+        let oldest = frames.iter().map(|frame| frame.captured).min()?;
+        Some(now.min(oldest.saturating_add(self.policy.spec().chunk.observation_lag)))
     }
 
     fn answer(
@@ -272,10 +304,16 @@ impl InferenceLoop {
         if self.handover.project_state {
             motion = projected::project(&snapshot.plan, motion, snapshot.expected_latency, &mut state);
         }
+        let present = Moment { frames, state: JointState { stamp: instant, ..state } };
+        let mut past = [present; MAX_OBSERVATIONS];
+        let count = self.history.before(&present, &mut past).map_err(|Hole { back, off }| {
+            let message = format!("no observation {back:?} before the present one: the nearest is {off:?} off");
+            Refusal::observation(Cause::StateHistory, message)
+        })?;
         let observation = Observation {
             frames,
             state,
-            past: &[],
+            past: &past[..count],
             instruction: &self.instruction,
             anchor: Anchor { motion, captured: oldest },
         };

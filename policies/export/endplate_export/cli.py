@@ -147,8 +147,8 @@ def parse(argv=None) -> argparse.Namespace:
     one.add_argument("--horizon", type=int, help="rows of a chunk, for OFT")
     one.add_argument("--max-text-tokens", type=int, default=48, help="room for the prompt (default 48)")
     one.add_argument(
-        "--resize", choices=["none", "bilinear_antialiased"], default="none",
-        help="how frames of another size are resampled (default: refuse them; training used PIL's bicubic, which the runtime does not have)",
+        "--resize", choices=["bicubic_antialiased", "lanczos3_antialiased", "bilinear_antialiased", "none"], default="bicubic_antialiased",
+        help="how frames of another size are resampled (default: PIL's bicubic, as the published processor does; lanczos3_antialiased as its LIBERO and OFT evaluation does before that; none refuses them)",
     )
     quantise.arguments(commands)
     return parser.parse_args(argv)

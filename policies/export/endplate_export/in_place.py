@@ -76,7 +76,9 @@ def add(folder: Path) -> None:
     onnx.checker.check_model(str(path))
     file = folder / "policy.toml"
     lines = file.read_text(encoding="utf-8").splitlines()
-    lines = [line for line in lines if not line.startswith(f'"{path.name}" = ')]
+    # Thresholds are of the graphs they were fitted on.
+    lines = [line for line in lines if not line.startswith((f'"{path.name}" = ', '"thresholds.toml" = '))]
+    (folder / "thresholds.toml").unlink(missing_ok=True)
     lines.insert(lines.index("[files]") + 1, f'"{path.name}" = "{file_digest(path)}"')
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

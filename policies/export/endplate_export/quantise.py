@@ -50,6 +50,8 @@ HEADS = ("logits", "velocity", "output", "epsilon")
 class QuantiseError(ValueError):
     """Refused; says file, place, value and remedy."""
 
+THRESHOLDS = "thresholds.toml"
+
 
 def load(folder: Path, name: str) -> onnx.ModelProto:
     """The graph with its weights inside, widened to f32."""
@@ -296,7 +298,8 @@ def quantise(args: argparse.Namespace, folder: Path) -> list[str]:
         (folder / name).write_bytes(model.SerializeToString())
     (folder / WEIGHTS).write_bytes(shared.blob)
     for name in policy["files"]:
-        if name in graphs or (name.endswith(".bin") and name not in needed):
+        # Thresholds are of the graphs they were fitted on: fit them again with `endplate calibrate thresholds`.
+        if name in graphs or name == THRESHOLDS or (name.endswith(".bin") and name not in needed):
             continue
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

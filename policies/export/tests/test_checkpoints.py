@@ -134,6 +134,7 @@ def rename(old: str, new: str):
     ("openpi_pi0", edit("assets/*/norm_stats.json", lambda v: v["norm_stats"]["state"]["std"].__setitem__(1, -1e-6)), ["observation.state[1]", "never moved"]),
     ("openvla_oft", truncate, ["model.safetensors", "truncated or damaged"]),
     ("openvla_oft", edit("config.json", lambda c: c.update(model_type="llava")), ["model_type = 'llava'", "openvla"]),
+    ("openvla_oft", edit("config.json", lambda c: c.update(image_resize_strategy="letterbox")), ["image_resize_strategy", "letterbox", "resize-naive"]),
     ("openvla_oft", edit("config.json", lambda c: c["norm_stats"].update(second=c["norm_stats"]["made_up"])), ["--dataset", "made_up, second"]),
     ("openvla_oft", edit("config.json", lambda c: c["norm_stats"]["made_up"]["action"]["q99"].__setitem__(0, float("inf"))), ["action.q99[0]", "inf"]),
     ("openvla_oft", edit("config.json", lambda c: c["norm_stats"]["made_up"]["action"].update(q99=c["norm_stats"]["made_up"]["action"]["q01"])), ["action[0]", "never moved"]),

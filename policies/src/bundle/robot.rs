@@ -7,6 +7,7 @@ use endplate_hal::RobotSpec;
 use super::PolicySpec;
 use crate::action_space::Unit;
 use crate::bind::Wiring;
+use crate::observation::MAX_OBSERVATIONS;
 
 /// One way in which a policy and a robot do not fit. Its text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +67,7 @@ pub enum Mismatch {
         /// The joint.
         joint: String,
     },
-    /// A policy that reads several observations a row apart.
+    /// A policy that reads more observations a row apart than a control loop keeps.
     History {
         /// Observations it reads.
         steps: usize,
@@ -125,7 +126,7 @@ impl fmt::Display for Mismatch {
             Self::History { steps } => {
                 write!(
                     f,
-                    "the policy reads {steps} observations a row apart and the control loop keeps the newest alone: train with n_obs_steps = 1, or run it open loop"
+                    "the policy reads {steps} observations a row apart and the control loop keeps {MAX_OBSERVATIONS}: train with fewer n_obs_steps, or run it open loop"
                 )
             }
             Self::NoSuchCamera { camera, robot } => {
@@ -145,7 +146,7 @@ pub fn check_robot(policy: &PolicySpec, robot: &RobotSpec) -> Vec<Mismatch> {
     if policy.robot != robot.name {
         found.push(Mismatch::Embodiment { policy: policy.robot.clone(), robot: robot.name.clone() });
     }
-    if policy.observation_steps() > 1 {
+    if policy.observation_steps() > MAX_OBSERVATIONS {
         found.push(Mismatch::History { steps: policy.observation_steps() });
     }
     if policy.actions.commands_joints() {

@@ -444,6 +444,8 @@ fn checked_camera(index: usize, raw: &RawCamera) -> Result<CameraSlot, BundleErr
             &[
                 ("bilinear_antialiased", Resize::BilinearAntialiased),
                 ("bilinear", Resize::Bilinear),
+                ("bicubic_antialiased", Resize::BicubicAntialiased),
+                ("lanczos3_antialiased", Resize::Lanczos3Antialiased),
                 ("none", Resize::None),
             ],
         )?,

@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(Trigrams::from_bytes(MAGIC).unwrap(), Trigrams::default());
         for cut in 1..bytes.len() {
             let cut = &bytes[..cut];
-            let is_shorter_table = cut.len() >= MAGIC.len() && (cut.len() - MAGIC.len()) % 16 == 0;
+            let is_shorter_table = cut.len() >= MAGIC.len() && (cut.len() - MAGIC.len()).is_multiple_of(16);
             assert_eq!(Trigrams::from_bytes(cut).is_ok(), is_shorter_table, "{} bytes", cut.len());
         }
         let mut swapped = bytes[..MAGIC.len()].to_vec();

@@ -73,6 +73,8 @@ pub struct Contract {
     outputs: Vec<TensorSpec>,
     /// Outputs that the graph writes into the buffer of an input.
     in_place: Vec<(OutputSlot, InputSlot)>,
+    /// Outputs whose rows are appended to those of an input.
+    appends: Vec<(OutputSlot, InputSlot)>,
 }
 
 impl Contract {
@@ -106,6 +108,17 @@ impl Contract {
         let output = self.output_f32(name, &shape);
         self.in_place.push((output, input));
         output
+    }
+
+    /// Says that rows of `new`, `[1, heads, K, head_dim]`, will be appended to those of `slab`, `[1, heads, capacity,
+    /// head_dim]`, between runs ([`Session::append`]): an engine on a device can keep both there.
+    pub fn append(&mut self, new: OutputSlot, slab: InputSlot) {
+        self.appends.push((new, slab));
+    }
+
+    /// Outputs with the inputs that their rows are appended to.
+    pub fn appends(&self) -> &[(OutputSlot, InputSlot)] {
+        &self.appends
     }
 
     /// The outputs that lie in the buffer of an input.
@@ -482,6 +495,15 @@ pub trait Session: Send {
         output: OutputSlot,
         input: InputSlot,
     ) -> Result<(&[f32], &mut [f32]), EngineError>;
+
+    /// Puts the first `kept` rows that the last run made behind the first `at` rows of their slabs, for every pair of
+    /// [`Contract::append`], where the engine keeps those on its device; `false` where it does not, and the caller copies.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`] with the engine's message.
+    fn append(&mut self, _at: usize, _kept: usize) -> Result<bool, EngineError> {
+        Ok(false)
+    }
 }
 
 /// A tensor as a graph declares it, in an engine's words.

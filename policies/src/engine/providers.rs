@@ -146,6 +146,10 @@ pub struct ProviderRequest {
     /// engine takes minutes to build.
     #[serde(default)]
     pub cache: Option<bool>,
+    /// Record the work of a run once and replay it with one launch (`tensorrt`, `tensorrt_rtx`, `cuda`); every node must be
+    /// the provider's, so `cpu` may not stand in the list.
+    #[serde(default)]
+    pub cuda_graph: Option<bool>,
     /// The plug-in's library (`tensorrt_rtx`, where it is needed).
     #[serde(default)]
     pub library: Option<PathBuf>,
@@ -163,6 +167,7 @@ impl ProviderRequest {
             memory_limit_mib: None,
             dla_core: None,
             cache: None,
+            cuda_graph: None,
             library: None,
         }
     }
@@ -172,11 +177,18 @@ impl ProviderRequest {
         matches!(self.name, Provider::TensorRt | Provider::TensorRtRtx) && self.cache != Some(false)
     }
 
+    /// Whether its runs are recorded and replayed.
+    pub(crate) fn has_cuda_graph(&self) -> bool {
+        self.cuda_graph == Some(true)
+    }
+
     /// The options that change what an engine is, for the key of its cache.
     pub(crate) fn fingerprint(&self) -> String {
         let Self { name, device_id, precision, workspace_mib, dla_core, .. } = self;
         let precision = precision.map_or("f32", ComputePrecision::name);
-        format!("{name} device {} {precision} workspace {workspace_mib:?} dla {dla_core:?}", device_id.unwrap_or(0))
+        let graph = if self.has_cuda_graph() { " graph" } else { "" };
+        let device = device_id.unwrap_or(0);
+        format!("{name} device {device} {precision} workspace {workspace_mib:?} dla {dla_core:?}{graph}")
     }
 }
 
@@ -246,6 +258,18 @@ impl ProviderList {
                 let remedy = format!("`{name}` has no such option: leave it out");
                 return invalid(format!("providers[{index}].{key}"), value, &remedy);
             }
+            if request.has_cuda_graph() {
+                let alone = requests.iter().all(|other| other.name != Provider::Cpu);
+                if !alone {
+                    let remedy =
+                        "a recorded graph holds no node of the CPU: take `cpu` out of the list, or leave this out";
+                    return invalid(format!("providers[{index}].cuda_graph"), "true".into(), remedy);
+                }
+                if request.dla_core.is_some() {
+                    let remedy = "work of the accelerator (`dla_core`) cannot be recorded: leave one of them out";
+                    return invalid(format!("providers[{index}].cuda_graph"), "true".into(), remedy);
+                }
+            }
             if let Some(precision) = request.precision {
                 let fits = match name {
                     Provider::Cuda => matches!(precision, ComputePrecision::F32 | ComputePrecision::Tf32),
@@ -299,13 +323,14 @@ impl ProviderList {
 /// Options given to a provider that does not have them.
 fn foreign_options(request: &ProviderRequest) -> impl Iterator<Item = (&'static str, String)> {
     use Provider::{Cpu, Cuda, TensorRt, TensorRtRtx};
-    let given: [(&'static str, Option<String>, &'static [Provider]); 7] = [
+    let given: [(&'static str, Option<String>, &'static [Provider]); 8] = [
         ("device_id", request.device_id.map(|id| id.to_string()), &[TensorRt, TensorRtRtx, Cuda]),
         ("precision", request.precision.map(|p| p.name().to_owned()), &[TensorRt, Cuda]),
         ("workspace_mib", request.workspace_mib.map(|mib| mib.to_string()), &[TensorRt, TensorRtRtx]),
         ("memory_limit_mib", request.memory_limit_mib.map(|mib| mib.to_string()), &[Cuda]),
         ("dla_core", request.dla_core.map(|core| core.to_string()), &[TensorRt]),
         ("cache", request.cache.map(|cache| cache.to_string()), &[TensorRt, TensorRtRtx]),
+        ("cuda_graph", request.cuda_graph.map(|graph| graph.to_string()), &[TensorRt, TensorRtRtx, Cuda]),
         ("library", request.library.as_ref().map(|path| path.display().to_string()), &[TensorRtRtx]),
     ];
     let name = request.name;
@@ -320,6 +345,9 @@ pub struct EngineFile {
     pub library: Option<PathBuf>,
     /// Folder of the engine cache.
     pub cache: Option<PathBuf>,
+    /// Whether tensors, keys and values among them, lie in the memory of the first provider's device; without it, as the
+    /// provider wants it.
+    pub keep_on_device: Option<bool>,
     /// The providers.
     pub providers: ProviderList,
 }
@@ -331,6 +359,8 @@ struct RawEngineFile {
     library: Option<PathBuf>,
     #[serde(default)]
     cache: Option<PathBuf>,
+    #[serde(default)]
+    keep_on_device: Option<bool>,
     providers: Vec<ProviderRequest>,
 }
 
@@ -347,7 +377,21 @@ impl EngineFile {
         for request in &mut providers.0 {
             request.library = request.library.take().map(under);
         }
-        Ok(Self { library: raw.library.map(under), cache: raw.cache.map(under), providers })
+        if raw.keep_on_device == Some(false)
+            && let Some(gpu) = providers.0.iter().find(|request| request.name != Provider::Cpu)
+        {
+            return Err(ProvidersError::Invalid {
+                source_name: file.to_owned(),
+                key: "keep_on_device".to_owned(),
+                value: "false".to_owned(),
+                remedy: format!(
+                    "a GPU session (`{}`) reads its own memory: leave it out, or use the CPU alone",
+                    gpu.name
+                ),
+            });
+        }
+        let (library, cache) = (raw.library.map(under), raw.cache.map(under));
+        Ok(Self { library, cache, keep_on_device: raw.keep_on_device, providers })
     }
 }
 
@@ -401,6 +445,10 @@ mod tests {
             ("[[providers]]\nname = \"cuda\"\nprecision = \"int8\"", "write f32 or tf32"),
             ("[[providers]]\nname = \"tensorrt\"\nprecision = \"tf32\"", "write f32, fp16, bf16 or int8"),
             ("[[providers]]\nname = \"tensorrt_rtx\"", "name the plug-in's file"),
+            ("[[providers]]\nname = \"cpu\"\ncuda_graph = true", "`cpu` has no such option"),
+            ("[[providers]]\nname = \"cuda\"\ncuda_graph = true\n[[providers]]\nname = \"cpu\"", "take `cpu` out"),
+            ("[[providers]]\nname = \"tensorrt\"\ncuda_graph = true\ndla_core = 0", "cannot be recorded"),
+            ("keep_on_device = false\n[[providers]]\nname = \"cuda\"", "keep_on_device = false"),
             ("[[providers]]\nname = \"rocm\"", "unknown variant"),
             ("[[providers]]\nname = \"cuda\"\nfallback = true", "unknown field"),
         ] {

@@ -69,13 +69,15 @@ impl Decoder {
             }
             Form::InPlace { rows: contract.input_i64("rows", &[1]) }
         } else {
-            Form::Portable {
-                positions: contract.input_i64("positions", &[1, rows]),
-                mask: contract.input_f32("mask", &[1, 1, rows, capacity + rows]),
-                new: kv_names("new", m.layers)
-                    .map(|name| contract.output_f32(name, &[1, m.kv_heads, rows, m.head_dim]))
-                    .collect(),
+            let positions = contract.input_i64("positions", &[1, rows]);
+            let mask = contract.input_f32("mask", &[1, 1, rows, capacity + rows]);
+            let new: Vec<OutputSlot> = kv_names("new", m.layers)
+                .map(|name| contract.output_f32(name, &[1, m.kv_heads, rows, m.head_dim]))
+                .collect();
+            for (new, past) in new.iter().zip(&past) {
+                contract.append(*new, *past);
             }
+            Form::Portable { positions, mask, new }
         };
         let portable = format!("decode_k{rows}.onnx");
         let session = engine.load(graphs.source(if is_in_place { IN_PLACE } else { &portable })?, &contract)?;
@@ -172,7 +174,9 @@ impl Decoder {
     /// # Errors
     /// [`PolicyError::Memory`] when the slab is full.
     pub(super) fn keep(&mut self, kept: usize) -> Result<(), PolicyError> {
-        if let Form::Portable { new, .. } = &self.form {
+        if let Form::Portable { new, .. } = &self.form
+            && !self.session.append(self.slab.len(), kept)?
+        {
             for (new, past) in new.iter().zip(&self.past) {
                 let (rows, tensor) = self.session.output_and_input_f32(*new, *past)?;
                 self.slab.write_range(tensor, rows, self.rows, 0..kept)?;

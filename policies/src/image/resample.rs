@@ -1,7 +1,8 @@
-//! Bilinear resampling of packed RGB, planes out, with the weights of a size worked out once.
+//! Resampling of packed RGB, planes out, with the weights of a size worked out once.
 //!
 //! An output row is first blended from its source rows, then each output pixel from that blended row, in f32 throughout;
-//! the one rounding is the last. Libraries that resample (`fast_image_resize` among them) work their weights out again,
+//! the one rounding is the last. PIL's bicubic filter goes the other way and cuts to whole levels in between: it
+//! overshoots at edges, so where the cut comes is seen. Libraries that resample (`fast_image_resize` among them) work their weights out again,
 //! on the heap, at every call.
 
 use super::Resize;
@@ -36,7 +37,9 @@ impl Taps {
         let scale = from as f64 / to as f64;
         let ranges: Vec<(usize, Vec<f64>)> = (0..to)
             .map(|output| match resize {
-                Resize::BilinearAntialiased => antialiased(output, scale, from),
+                Resize::BilinearAntialiased => antialiased(output, scale, from, 1.0, triangle),
+                Resize::BicubicAntialiased => antialiased(output, scale, from, 2.0, cubic),
+                Resize::Lanczos3Antialiased => antialiased(output, scale, from, 3.0, lanczos3),
                 Resize::Bilinear | Resize::None => interpolated(output, scale, from),
             })
             .collect();
@@ -59,15 +62,44 @@ impl Taps {
     }
 }
 
-/// A triangle as wide as the sources an output covers (PIL's `precompute_coeffs` with its bilinear filter).
-fn antialiased(output: usize, scale: f64, from: usize) -> (usize, Vec<f64>) {
-    let (centre, reach) = ((output as f64 + 0.5) * scale, scale.max(1.0));
+/// A filter of this half-width, made as wide as the sources an output covers (PIL's `precompute_coeffs`).
+fn antialiased(output: usize, scale: f64, from: usize, half: f64, filter: fn(f64) -> f64) -> (usize, Vec<f64>) {
+    let (centre, stretch) = ((output as f64 + 0.5) * scale, scale.max(1.0));
+    let reach = half * stretch;
     let first = (centre - reach + 0.5).max(0.0) as usize;
     let end = ((centre + reach + 0.5) as usize).min(from);
-    let weights: Vec<f64> =
-        (first..end).map(|source| (1.0 - ((source as f64 + 0.5 - centre) / reach).abs()).max(0.0)).collect();
+    let weights: Vec<f64> = (first..end).map(|source| filter((source as f64 + 0.5 - centre) / stretch)).collect();
     let sum: f64 = weights.iter().sum();
     (first, weights.iter().map(|weight| weight / sum).collect())
+}
+
+fn triangle(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
+}
+
+/// Keys' cubic with a = −½, as PIL and torchvision's antialiased bicubic have it.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+/// Lanczos of order 3, as TensorFlow and JAX have it.
+fn lanczos3(x: f64) -> f64 {
+    let turn = core::f64::consts::PI * x;
+    if x.abs() >= 3.0 {
+        0.0
+    } else if x.abs() < 1e-9 {
+        1.0
+    } else {
+        3.0 * turn.sin() * (turn / 3.0).sin() / (turn * turn)
+    }
 }
 
 /// Between the two nearest sources, the edge ones held (OpenCV's `INTER_LINEAR`).
@@ -92,6 +124,8 @@ pub(super) struct Resampler {
     wide: Vec<[f32; 4]>,
     /// One finished row, `[w]` of the target.
     done: Vec<[f32; 4]>,
+    /// For the filter that goes across first: all source rows, `[h of the source, w of the target]`, in whole levels.
+    across: Vec<[f32; 4]>,
     has_avx2: bool,
 }
 
@@ -110,6 +144,7 @@ impl Resampler {
             line: vec![0.0; from.0 * 3],
             wide: vec![[0.0; 4]; from.0],
             done: vec![[0.0; 4]; placement.size.0],
+            across: vec![[0.0; 4]; if resize == Resize::BicubicAntialiased { from.1 * placement.size.0 } else { 0 }],
             has_avx2: has_avx2(),
         }
     }
@@ -143,6 +178,44 @@ impl Resampler {
 
     #[inline(always)]
     fn run_plain(&mut self, pixels: &[u8], planes: &mut [f32]) {
+        if self.resize == Resize::BicubicAntialiased {
+            self.across_first(pixels, planes);
+        } else {
+            self.down_first(pixels, planes);
+        }
+    }
+
+    /// Across, cut to whole levels, then down, as PIL does it.
+    #[inline(always)]
+    fn across_first(&mut self, pixels: &[u8], planes: &mut [f32]) {
+        let Placement { size, corner, slot } = self.placement;
+        let plane = slot.0 * slot.1;
+        for (row, into) in pixels.chunks_exact(self.from.0 * 3).zip(self.across.chunks_exact_mut(size.0)) {
+            for (wide, &[red, green, blue]) in self.wide.iter_mut().zip(row.as_chunks().0) {
+                *wide = [f32::from(red), f32::from(green), f32::from(blue), 0.0];
+            }
+            gather(&self.wide, &self.columns, into, whole_up);
+        }
+        for y in 0..size.1 {
+            let (first, weights) = self.rows.of(y);
+            self.done.fill([0.0; 4]);
+            for (row, weight) in self.across[first * size.0..].chunks_exact(size.0).zip(weights) {
+                for (sum, value) in self.done.as_flattened_mut().iter_mut().zip(row.as_flattened()) {
+                    *sum += weight * value;
+                }
+            }
+            let start = (corner.1 + y) * slot.0 + corner.0;
+            for (channel, values) in planes.chunks_exact_mut(plane).enumerate().take(3) {
+                for (value, done) in values[start..start + size.0].iter_mut().zip(&self.done) {
+                    *value = whole_up(done[channel]) / WHITE;
+                }
+            }
+        }
+    }
+
+    /// Down, then across, with one rounding.
+    #[inline(always)]
+    fn down_first(&mut self, pixels: &[u8], planes: &mut [f32]) {
         let Placement { size, corner, slot } = self.placement;
         let (plane, stride) = (slot.0 * slot.1, self.from.0 * 3);
         for y in 0..size.1 {
@@ -151,7 +224,7 @@ impl Resampler {
             for (wide, &[red, green, blue]) in self.wide.iter_mut().zip(self.line.as_chunks().0) {
                 *wide = [red, green, blue, 0.0];
             }
-            gather(&self.wide, &self.columns, &mut self.done);
+            gather(&self.wide, &self.columns, &mut self.done, level);
             let start = (corner.1 + y) * slot.0 + corner.0;
             for (channel, values) in planes.chunks_exact_mut(plane).enumerate().take(3) {
                 for (value, done) in values[start..start + size.0].iter_mut().zip(&self.done) {
@@ -162,7 +235,19 @@ impl Resampler {
     }
 }
 
-/// The nearest whole number of a value between 0 and 2²²: adding 1.5 · 2²³ leaves no bits behind the point.
+/// A value as a whole level, brought to 0..1.
+#[inline(always)]
+fn level(value: f32) -> f32 {
+    rounded(value).clamp(0.0, WHITE) / WHITE
+}
+
+/// The whole level of a value, halves up, as PIL has them; a half is what f32 arithmetic leaves of one.
+#[inline(always)]
+fn whole_up(value: f32) -> f32 {
+    rounded(value + 1e-4).clamp(0.0, WHITE)
+}
+
+/// The nearest whole number of a value between ±2²²: adding 1.5 · 2²³ leaves no bits behind the point.
 #[inline(always)]
 fn rounded(value: f32) -> f32 {
     const WHOLE: f32 = 12_582_912.0;
@@ -194,14 +279,14 @@ fn blend(rows: &[u8], weights: &[f32], line: &mut [f32]) {
 
 /// Weighted sums of pixels, rounded to levels and brought to 0..1.
 #[inline(always)]
-fn gather(pixels: &[[f32; 4]], columns: &Taps, done: &mut [[f32; 4]]) {
+fn gather(pixels: &[[f32; 4]], columns: &Taps, done: &mut [[f32; 4]], level: impl Fn(f32) -> f32 + Copy) {
     let taps = columns.first.iter().zip(columns.weights.chunks_exact(columns.count));
     for (done, (first, weights)) in done.iter_mut().zip(taps) {
         let mut sum = [0.0f32; 4];
         for (pixel, weight) in pixels[*first..].iter().zip(weights) {
             sum = std::array::from_fn(|lane| sum[lane] + weight * pixel[lane]);
         }
-        *done = sum.map(|value| rounded(value) / WHITE);
+        *done = sum.map(level);
     }
 }
 
@@ -249,9 +334,12 @@ fn has_avx2() -> bool {
 mod tests {
     use super::*;
 
+    const ALL: [Resize; 4] =
+        [Resize::BilinearAntialiased, Resize::Bilinear, Resize::BicubicAntialiased, Resize::Lanczos3Antialiased];
+
     #[test]
     fn weights_of_every_output_sum_to_one_and_stay_inside() {
-        for resize in [Resize::BilinearAntialiased, Resize::Bilinear] {
+        for resize in ALL {
             for (from, to) in [(640, 96), (480, 224), (7, 32), (5, 5), (1, 9), (9, 1), (2, 3)] {
                 let taps = Taps::new(resize, from, to);
                 for output in 0..to {
@@ -267,7 +355,7 @@ mod tests {
     fn both_builds_of_the_code_give_the_same_bits() {
         let placement = Placement { size: (53, 31), corner: (2, 3), slot: (60, 40) };
         let pixels: Vec<u8> = (0..131 * 77 * 3).map(|i| ((i * 2_654_435_761usize) >> 7) as u8).collect();
-        for resize in [Resize::BilinearAntialiased, Resize::Bilinear] {
+        for resize in ALL {
             let mut resampler = Resampler::new(resize, (131, 77), placement);
             let (mut wide, mut plain) = (vec![0.0; 7200], vec![0.0; 7200]);
             resampler.run(&pixels, &mut wide);

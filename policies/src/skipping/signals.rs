@@ -19,8 +19,8 @@ const LEAST_MOTION: f64 = 0.01;
 const BUFFER: usize = 6;
 /// Fewest of them.
 const FEWEST: usize = 4;
-/// A gripper moves when its rows span more than this, normalised units.
-const GRIPPER_SPAN: f64 = 0.1;
+/// A gripper moves when its rows span more than this, normalised units, whose range is 2.
+const GRIPPER_SPAN: f64 = 0.4;
 
 /// A computed chunk and the images it was computed from.
 #[derive(Clone, Debug)]

@@ -91,6 +91,15 @@ impl Copy {
         self.edit(|text| text.replacen("[files]\n", &line, 1));
     }
 
+    /// Adds a file, or replaces it where the bundle has one.
+    pub fn set_file(&self, file: &str, bytes: &[u8]) {
+        if self.folder.path().join(file).exists() {
+            self.replace(file, bytes);
+        } else {
+            self.add(file, bytes);
+        }
+    }
+
     /// Replaces a file and its digest: damage that digests do not catch.
     pub fn replace(&self, file: &str, bytes: &[u8]) {
         let (old, new) = (sha256_hex(&self.read(file)), sha256_hex(bytes));

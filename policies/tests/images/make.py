@@ -1,6 +1,7 @@
 """Reference images for `tests/images.rs`, from the libraries that training uses (all third-party).
 
     python make.py                       small ones, into `small.npz` beside this file (seed fixed, committed)
+    python make.py --sharp               bicubic and Lanczos, small, into `sharp.npz` (needs jax as well)
     python make.py --camera-size OUT     640x480 frames at model resolutions; then
     ENDPLATE_IMAGE_VECTORS=OUT cargo test --release -p endplate-policies --test images -- --ignored --nocapture
 
@@ -82,26 +83,59 @@ def pictures(rng, size):
     return [noise, edges.astype(np.uint8)]
 
 
+def sharp():
+    """The filters that overshoot: OpenVLA's processor resizes with PIL's bicubic, its LIBERO and OFT evaluation with
+    TensorFlow's antialiased Lanczos, which JAX has too (`scale_and_translate`)."""
+    import jax
+
+    def pil_bicubic(source, size):
+        # Where an image shrinks down and grows across, Pillow 13 goes down first, and differs from torchvision (and from
+        # the Pillow before it) by the cut in between: up to 14 levels on these pictures. No camera is resized so.
+        if size[1] < source.shape[0] and size[0] > source.shape[1]:
+            return None
+        return np.asarray(Image.fromarray(source).resize(size, Image.Resampling.BICUBIC))
+
+    def torchvision_bicubic(source, size):
+        image = torch.from_numpy(source).permute(2, 0, 1)
+        out = vision.resize(image, [size[1], size[0]], interpolation=vision.InterpolationMode.BICUBIC, antialias=True)
+        return out.permute(1, 2, 0).numpy()
+
+    def jax_lanczos(source, size):
+        out = jax.image.resize(source.astype(np.float32), (size[1], size[0], 3), "lanczos3", antialias=True)
+        return np.clip(np.round(np.asarray(out)), 0, 255).astype(np.uint8)
+
+    return [
+        ("bicubic_antialiased", "none", f"Pillow {PIL.__version__}", pil_bicubic),
+        ("bicubic_antialiased", "none", f"torchvision {torchvision.__version__}", torchvision_bicubic),
+        ("lanczos3_antialiased", "none", f"JAX {jax.__version__}", jax_lanczos),
+    ]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--camera-size", type=Path)
+    parser.add_argument("--sharp", action="store_true")
     arguments = parser.parse_args()
+    references = sharp() if arguments.sharp else REFERENCES
     rng = np.random.default_rng(5)
     arrays, cases = {}, []
     for size, slot in CAMERA if arguments.camera_size else SMALL:
         for picture in pictures(rng, size):
             source = f"src_{sum(name.startswith('src_') for name in arrays)}"
             arrays[source] = picture
-            for resize, pad, library, reference in REFERENCES:
+            for resize, pad, library, reference in references:
                 name = f"ref_{len(cases)}"
-                arrays[name] = np.ascontiguousarray(reference(picture, slot))
+                answer = reference(picture, slot)
+                if answer is None:
+                    continue
+                arrays[name] = np.ascontiguousarray(answer)
                 if arrays[name].dtype != np.uint8:
                     arrays[name] = np.round(arrays[name], 2).astype(np.float32)  # compresses; far below a grey level
                 assert arrays[name].shape == (slot[1], slot[0], 3), arrays[name].shape
                 case = {"source": source, "reference": name, "width": slot[0], "height": slot[1]}
                 cases.append(json.dumps(case | {"resize": resize, "pad": pad, "library": library}))
     arrays["cases"] = np.frombuffer("\n".join(cases).encode(), np.uint8)
-    out = arguments.camera_size or Path(__file__).with_name("small.npz")
+    out = arguments.camera_size or Path(__file__).with_name("sharp.npz" if arguments.sharp else "small.npz")
     np.savez_compressed(out, **arrays)
     print(f"{out}: {len(cases)} cases, {out.stat().st_size} bytes")
 

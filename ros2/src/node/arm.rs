@@ -4,6 +4,7 @@ use super::lock;
 use super::output::{OutputForm, OutputKind};
 use super::stamps::StampMap;
 use super::state::StateReader;
+use super::time::NodeTime;
 use crate::interface::{JointState as JointStateMessage, Message};
 use crate::message::Stamp;
 use crate::rmw::Qos;
@@ -13,7 +14,6 @@ use endplate_hal::{Arm, BusError, Clock, Instant, JointState, JointVec, SafeComm
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// States and commands a ring holds; the reader always takes the newest.
 const RING: usize = 64;
@@ -21,7 +21,7 @@ const RING: usize = 64;
 const POLL: Duration = Duration::from_micros(500);
 
 /// How an arm is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TopicArmOptions {
     /// `[D]` names in the order of the robot description.
     pub joints: Vec<String>,
@@ -37,6 +37,8 @@ pub struct TopicArmOptions {
     pub period: Duration,
     /// Without a joint state for this long the robot is lost: commands cease until it is enabled anew.
     pub lost_after: Duration,
+    /// What commands are stamped with.
+    pub time: NodeTime,
 }
 
 /// Why an arm cannot be reached over topics.
@@ -214,6 +216,7 @@ impl TopicArm {
             lost_after,
             form: OutputForm::new(options.output, options.joints, order, options.period),
             publisher,
+            time: options.time,
         };
         let thread = std::thread::Builder::new()
             .name("endplate-wire".into())
@@ -366,11 +369,7 @@ struct Wire {
     lost_after: Duration,
     form: OutputForm,
     publisher: Box<dyn Publisher>,
-}
-
-fn wall_stamp() -> Stamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Stamp::since_epoch(since).unwrap_or_default()
+    time: NodeTime,
 }
 
 impl Wire {
@@ -388,7 +387,8 @@ impl Wire {
             }
             let hold = lock(&self.shared.stop).take();
             if let Some(hold) = hold {
-                let sent = self.form.stop(&hold, wall_stamp()).is_ok_and(|bytes| self.publisher.publish(bytes).is_ok());
+                let sent =
+                    self.form.stop(&hold, self.time.now()).is_ok_and(|bytes| self.publisher.publish(bytes).is_ok());
                 count(if sent { &self.shared.counters.stops } else { &self.shared.counters.failed }, 1);
             }
             if ending {
@@ -408,7 +408,7 @@ impl Wire {
         if !self.shared.open.load(Ordering::Acquire) || self.clock.now() > command.valid_until() {
             return count(&counters.expired, 1);
         }
-        let sent = self.form.command(command, wall_stamp()).is_ok_and(|bytes| self.publisher.publish(bytes).is_ok());
+        let sent = self.form.command(command, self.time.now()).is_ok_and(|bytes| self.publisher.publish(bytes).is_ok());
         count(if sent { &counters.sent } else { &counters.failed }, 1);
     }
 }

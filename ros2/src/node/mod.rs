@@ -7,6 +7,7 @@
 
 mod arm;
 mod camera;
+mod description;
 mod lifecycle;
 mod output;
 mod parameters;
@@ -14,16 +15,19 @@ mod report;
 mod server;
 mod stamps;
 mod state;
+mod time;
 
 pub use arm::{ArmCounts, ArmLink, Lost, TopicArm, TopicArmError, TopicArmOptions};
 pub use camera::{CameraLink, CameraTopic, ImageError, TopicCamera};
+pub use description::{DESCRIPTION_TOPIC, DescriptionError, Narrowed, RobotDescription, describe};
 pub use lifecycle::{STATES, Step, label};
 pub use output::{OutputForm, OutputKind};
 pub use parameters::{Parameter, ParameterError, ParameterStore, Value};
-pub use report::{Level, Part, encode_report};
+pub use report::{Level, Part, encode_report, status_json};
 pub use server::{NodeServer, Order, Reply, ServerError};
 pub use stamps::{StampError, StampMap};
 pub use state::{JointValues, StateError, StateReader};
+pub use time::{CLOCK_TOPIC, NodeTime};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

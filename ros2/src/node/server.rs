@@ -3,15 +3,14 @@
 use super::lifecycle::{STATES, Step, label};
 use super::lock;
 use super::parameters::{ParameterStore, Value};
+use super::time::NodeTime;
 use crate::cdr::CdrError;
 use crate::interface::*;
-use crate::message::Stamp;
 use crate::rmw::Qos;
 use crate::transport::{Endpoint, Publisher, Request, Transport, TransportError};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Why a node's services are not there.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +43,7 @@ struct Shared {
     state: AtomicU8,
     parameters: Mutex<ParameterStore>,
     refused: AtomicU64,
+    time: NodeTime,
 }
 
 /// The services of a managed node.
@@ -53,11 +53,8 @@ pub struct NodeServer {
     transitions: Mutex<Box<dyn Publisher>>,
     diagnostics: Mutex<Box<dyn Publisher>>,
     log: Mutex<Box<dyn Publisher>>,
+    status: Mutex<Box<dyn Publisher>>,
     _endpoints: Vec<Box<dyn Endpoint>>,
-}
-
-fn wall() -> core::time::Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn answer<'a>(request: Request, response: &impl Wire<'a>) {
@@ -75,12 +72,14 @@ impl NodeServer {
     pub fn start(
         transport: &dyn Transport,
         parameters: ParameterStore,
+        time: NodeTime,
     ) -> Result<(Self, Receiver<Order>), ServerError> {
         let (orders, inbox) = channel();
         let shared = Arc::new(Shared {
             state: AtomicU8::new(1),
             parameters: Mutex::new(parameters),
             refused: AtomicU64::new(0),
+            time,
         });
         let mut endpoints = Vec::new();
         lifecycle_services(transport, &shared, &orders, &mut endpoints)?;
@@ -91,6 +90,7 @@ impl NodeServer {
             node: transport.node(),
             transitions: publisher("~/transition_event", TransitionEvent::TYPE, Qos::DEFAULT)?,
             diagnostics: publisher("/diagnostics", DiagnosticArray::TYPE, Qos::DEFAULT)?,
+            status: publisher("~/status", Text::TYPE, Qos::LATCHED)?,
             log: publisher("/rosout", Log::TYPE, Qos { depth: 1000, ..Qos::LATCHED })?,
             shared,
             _endpoints: endpoints,
@@ -112,7 +112,7 @@ impl NodeServer {
     pub fn enter(&self, step: Step) {
         self.shared.state.store(step.to, Ordering::Release);
         let TransitionDescription { transition, start_state, goal_state } = step.description();
-        let timestamp = u64::try_from(wall().as_nanos()).unwrap_or(u64::MAX);
+        let timestamp = self.shared.time.now().as_nanos();
         let mut buffer = Vec::new();
         if let Ok(bytes) = encode_into(&TransitionEvent { timestamp, transition, start_state, goal_state }, &mut buffer)
         {
@@ -130,13 +130,23 @@ impl NodeServer {
         lock(&self.shared.parameters).get(name).map(|parameter| parameter.value.clone())
     }
 
-    /// Publishes the parts of the node on `/diagnostics`.
+    /// Shows a parameter's value that came about in another way, such as an instruction on its topic.
+    pub fn show(&self, name: &str, value: Value) {
+        lock(&self.shared.parameters).set(name, value);
+    }
+
+    /// Publishes the parts of the node on `/diagnostics`, and the same as one JSON object on `~/status`, where a reader
+    /// that comes late gets it too.
     ///
     /// # Errors
     /// [`TransportError`].
     pub fn report(&self, robot: &str, parts: &[super::Part]) -> Result<(), TransportError> {
         let mut buffer = Vec::new();
-        let stamp = Stamp::since_epoch(wall()).unwrap_or_default();
+        let data = super::status_json(self.state(), robot, parts);
+        if let Ok(bytes) = encode_into(&Text { data: &data }, &mut buffer) {
+            lock(&self.status).publish(bytes)?;
+        }
+        let stamp = self.shared.time.now();
         match super::encode_report(&self.node, robot, parts, stamp, &mut buffer) {
             Ok(bytes) => lock(&self.diagnostics).publish(bytes),
             Err(error) => Err(TransportError::Send { name: "/diagnostics".into(), reason: error.to_string() }),
@@ -147,7 +157,7 @@ impl NodeServer {
     pub fn log(&self, level: u8, line: &str) {
         let mut buffer = Vec::new();
         let message = Log {
-            stamp: Stamp::since_epoch(wall()).unwrap_or_default(),
+            stamp: self.shared.time.now(),
             level,
             name: self.node.trim_start_matches('/'),
             msg: line,
@@ -357,7 +367,7 @@ fn parameter_services(
                             .collect();
                         if !changed.is_empty() {
                             let event = ParameterEvent {
-                                stamp: Stamp::since_epoch(wall()).unwrap_or_default(),
+                                stamp: of.time.now(),
                                 node: &node,
                                 changed_parameters: (&changed).into(),
                                 ..Default::default()

@@ -28,6 +28,8 @@ mod scene;
 #[cfg(all(feature = "sim", unix))]
 mod start;
 mod tokenizer;
+#[cfg(all(feature = "sim", feature = "zenoh"))]
+mod wire;
 
 use super::bundle::PolicyArguments;
 use super::error::{CliError, write};
@@ -96,12 +98,18 @@ const BENCHES: &[Bench] = &[
         about: "our stages from a decoded frame to the sent command, two 640x480 cameras, in real time",
         run: camera_to_command::rows,
     },
+    #[cfg(all(feature = "sim", feature = "zenoh"))]
+    Bench {
+        name: "wire",
+        about: "round trips over each middleware; lateness at 1 kHz with the network blocked, flooded and cut",
+        run: wire::rows,
+    },
     #[cfg(all(feature = "sim", unix))]
     Bench { name: "start", about: "from starting the process to the first command, --windows times", run: start::rows },
     #[cfg(feature = "mcap")]
     Bench {
         name: "acceleration",
-        about: "ways of decoding against plain decoding on a recording: same tokens, passes, latency side by side",
+        about: "ways of answering with less work against plain answers on a recording; --episodes: what they cost in success",
         run: acceleration::rows,
     },
 ];
@@ -133,7 +141,7 @@ pub struct BenchArguments {
     recording: Option<PathBuf>,
     #[command(flatten)]
     policy: PolicyArguments,
-    /// How long, s: bus (600 unless given); jitter and camera_to_command, each side, all windows together (60).
+    /// How long, s: bus (600 unless given); jitter, camera_to_command and wire, each side, all windows together (60).
     #[arg(long)]
     seconds: Option<f64>,
     /// bus: share of answers with changed bytes.
@@ -150,6 +158,9 @@ pub struct BenchArguments {
     #[cfg(feature = "mcap")]
     #[arg(long)]
     observations: Option<usize>,
+    #[cfg(feature = "mcap")]
+    #[command(flatten)]
+    trade: acceleration::TradeArguments,
     /// Windows of each side, at least 2; published figures use 20 or more.
     #[arg(long, default_value_t = 24)]
     windows: usize,
@@ -237,7 +248,7 @@ fn print_table(rows: &[Row]) {
         "windows",
         "calls_per_window",
     ];
-    let hidden = ["bench", "machine", "clock", "build", "what", "ids_equal_to_peer"];
+    let hidden = ["bench", "machine", "clock", "build", "what", "ids_equal_to_peer", "outcomes"];
     let mut last = Vec::new();
     for row in rows {
         let common: Vec<String> = shared.iter().filter_map(|&key| Some(cell(key, row.get(key)?))).collect();

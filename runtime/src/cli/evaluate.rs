@@ -217,7 +217,7 @@ pub fn evaluate(arguments: &EvaluateArguments) -> Result<(), CliError> {
     if arguments.episodes == 0 {
         return Err(CliError::Input("--episodes 0: play at least one".to_owned()));
     }
-    let mut records = arguments.resume.as_deref().map_or_else(|| Ok(Vec::new()), read_records)?;
+    let mut records: Vec<Record> = arguments.resume.as_deref().map_or_else(|| Ok(Vec::new()), read_lines)?;
     if let Some(folder) = &arguments.strip {
         std::fs::create_dir_all(folder).map_err(|error| CliError::Input(format!("{}: {error}", folder.display())))?;
     }
@@ -421,7 +421,8 @@ fn play(
     Ok(())
 }
 
-fn read_records(path: &Path) -> Result<Vec<Record>, CliError> {
+/// The lines of a file that episodes are added to one by one, or none where there is no file yet.
+pub(super) fn read_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>, CliError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -442,14 +443,14 @@ fn read_records(path: &Path) -> Result<Vec<Record>, CliError> {
         .enumerate()
         .map(|(number, line)| {
             serde_json::from_str(line).map_err(|error| {
-                let remedy = "give a file that `endplate evaluate --resume` wrote, or a new one";
+                let remedy = "give a file that the same command wrote for --resume, or a new one";
                 CliError::Input(format!("{}: line {}: {error}; {remedy}", path.display(), number + 1))
             })
         })
         .collect()
 }
 
-fn append_to(path: &Path) -> Result<(PathBuf, std::fs::File), CliError> {
+pub(super) fn append_to(path: &Path) -> Result<(PathBuf, std::fs::File), CliError> {
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -628,12 +629,12 @@ mod tests {
     fn a_line_cut_off_by_a_kill_is_forgotten_and_a_foreign_file_is_refused_by_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("episodes.jsonl");
-        assert!(read_records(&path).unwrap().is_empty());
+        assert!(read_lines::<Record>(&path).unwrap().is_empty());
         std::fs::write(&path, "{\"half\": ").unwrap();
-        assert!(read_records(&path).unwrap().is_empty());
+        assert!(read_lines::<Record>(&path).unwrap().is_empty());
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
         std::fs::write(&path, "{\"half\": 1}\n").unwrap();
-        let error = read_records(&path).unwrap_err().to_string();
+        let error = read_lines::<Record>(&path).unwrap_err().to_string();
         assert!(error.contains("line 1") && error.contains("half"), "{error}");
     }
 

@@ -4,7 +4,7 @@ use super::error::CliError;
 use clap::{Args, ValueEnum};
 use endplate_ros2::rmw::Hashes;
 use endplate_ros2::transport::Transport;
-use endplate_ros2::{SessionMode, SessionOptions, ZenohTransport};
+use endplate_ros2::{PlainTransport, SessionMode, SessionOptions, ZenohTransport};
 use std::sync::Arc;
 
 /// Which middleware.
@@ -12,8 +12,20 @@ use std::sync::Arc;
 pub enum TransportName {
     /// Zenoh, as rmw_zenoh uses it.
     Zenoh,
-    /// DDS, as rmw_fastrtps and rmw_cyclonedds use it: not in this build.
+    /// Zenoh without ROS: plain keys, see ros2/README.md.
+    ZenohPlain,
+    /// DDS, as rmw_fastrtps and rmw_cyclonedds use it.
     Dds,
+}
+
+/// Whose services are spoken on DDS.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DdsServices {
+    /// As rmw_fastrtps has them.
+    #[default]
+    Fastdds,
+    /// As rmw_cyclonedds has them.
+    Cyclonedds,
 }
 
 /// Arguments of everything that is on a network.
@@ -31,6 +43,9 @@ pub struct WireArguments {
     /// Allow endpoints beyond this machine: whoever reaches them can command the robot.
     #[arg(long)]
     pub allow_remote: bool,
+    /// Services on DDS as this middleware has them; the two do not understand each other.
+    #[arg(long, value_enum, value_name = "MIDDLEWARE")]
+    pub dds_services: Option<DdsServices>,
     /// Name type hashes as ROS 2 Humble does.
     #[arg(long)]
     pub humble: bool,
@@ -107,17 +122,57 @@ impl WireArguments {
             options.listen = vec![listen.clone()];
         }
         match self.transport {
+            Some(TransportName::Dds) => {
+                for (option, given) in [("--router", &self.router), ("--listen", &self.listen)] {
+                    if given.is_some() {
+                        return Err(CliError::Input(format!(
+                            "{option}: DDS has no routers: only with --transport zenoh"
+                        )));
+                    }
+                }
+                open_dds(&options, self.dds_services.unwrap_or_default(), ros)
+            }
+            _ if self.dds_services.is_some() => {
+                Err(CliError::Input("--dds-services: only with --transport dds".to_owned()))
+            }
+            Some(TransportName::ZenohPlain) => {
+                if self.humble {
+                    return Err(CliError::Input("--humble: plain keys have no type hashes".to_owned()));
+                }
+                let transport = PlainTransport::open(&options).map_err(CliError::input)?;
+                Ok(Opened { transport: Arc::new(transport), ros, domain: options.domain })
+            }
             None | Some(TransportName::Zenoh) => {
                 let transport = ZenohTransport::open(&options).map_err(CliError::input)?;
-                Ok(Opened { transport: Arc::new(transport), ros, options })
+                Ok(Opened { transport: Arc::new(transport), ros, domain: options.domain })
             }
-            Some(TransportName::Dds) => open_dds(&options, ros),
         }
     }
 }
 
-fn open_dds(_: &SessionOptions, _: RosArguments) -> Result<Opened, CliError> {
-    Err(CliError::Input("--transport dds: not in this build: use zenoh".to_owned()))
+#[cfg(feature = "dds")]
+fn open_dds(options: &SessionOptions, services: DdsServices, ros: RosArguments) -> Result<Opened, CliError> {
+    use endplate_ros2::{DdsOptions, DdsTransport, ServiceMapping};
+    let of_dds = DdsOptions {
+        domain: options.domain,
+        namespace: options.namespace.clone(),
+        node: options.node.clone(),
+        remaps: options.remaps.clone(),
+        allow_remote: options.allow_remote,
+        mapping: match services {
+            DdsServices::Fastdds => ServiceMapping::FastDds,
+            DdsServices::Cyclonedds => ServiceMapping::Cyclone,
+        },
+        hashes: options.hashes,
+    };
+    let transport = DdsTransport::open(&of_dds).map_err(CliError::input)?;
+    Ok(Opened { transport: Arc::new(transport), ros, domain: options.domain })
+}
+
+#[cfg(not(feature = "dds"))]
+fn open_dds(_: &SessionOptions, _: DdsServices, _: RosArguments) -> Result<Opened, CliError> {
+    let lacks = "--transport dds: not in this build: use zenoh, or build with the feature `dds`";
+    Err(CliError::Input(lacks.to_owned()))
 }
 
 /// An open transport.
@@ -126,8 +181,8 @@ pub struct Opened {
     pub transport: Arc<dyn Transport>,
     /// What `--ros-args` said.
     pub ros: RosArguments,
-    /// What it was opened with.
-    pub options: SessionOptions,
+    /// ROS_DOMAIN_ID.
+    pub domain: u32,
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ def read(folder: Path, cameras: list[str], dataset: str | None) -> OpenVlaCheckp
         raise ExportError(CONFIG, "model_type", repr(config.get("model_type")), "this command knows openvla (OFT included)")
     if config.get("n_action_bins", 256) != 256:
         raise ExportError(CONFIG, "n_action_bins", config["n_action_bins"], "bundles have 256 bins")
+    if config.get("image_resize_strategy", "resize-naive") != "resize-naive":
+        raise ExportError(CONFIG, "image_resize_strategy", config["image_resize_strategy"], "bundles stretch the image, as the published checkpoints do (resize-naive)")
     head = sorted(folder.glob("action_head--*_checkpoint.pt"))
     config["type"] = "openvla_oft" if head else "openvla"
     if not head and len(cameras) != 1:

@@ -6,18 +6,20 @@
 //! Spinning is off: it gave tails of 16–20 ms on steps of 0.3 ms when the machine was busy. Inputs and outputs are
 //! bound once and rewritten in place; ONNX Runtime itself still allocates in every run.
 
+mod append;
 mod cache;
 mod library;
 mod machine;
 mod placement;
 mod registration;
+mod resident;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ort::memory::Allocator;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, Session as Runtime};
 use ort::value::{Tensor, TensorElementType, ValueType};
 
@@ -25,7 +27,9 @@ use super::{
     Contract, Declared, Direction, Dtype, Engine, EngineDescription, EngineError, EngineFile, GraphSource, InputSlot,
     OutputSlot, Placement, Provider, ProviderList, ProviderRequest, Requirement, Session, matching, no_slot,
 };
+use append::Append;
 use cache::CacheKey;
+use resident::{Residence, ResidentSession};
 
 pub use library::{Found, Origin, find_library};
 pub use machine::Machine;
@@ -41,6 +45,9 @@ pub struct OrtOptions {
     pub providers: ProviderList,
     /// Folder under which TensorRT engines are kept; `None` for the user's cache folder.
     pub cache: Option<PathBuf>,
+    /// Whether tensors lie in the memory of the first provider's device, keys and values between runs too; `None` for what
+    /// the provider needs: a GPU's sessions always do, the CPU's do not.
+    pub keep_on_device: Option<bool>,
     /// Digest of the bundle whose graphs will be loaded: engines are kept by it.
     pub bundle_digest: String,
 }
@@ -48,8 +55,8 @@ pub struct OrtOptions {
 impl OrtOptions {
     /// The options an engine configuration file gives.
     pub fn from_file(file: EngineFile) -> Self {
-        let EngineFile { library, cache, providers } = file;
-        Self { library, providers, cache, bundle_digest: String::new() }
+        let EngineFile { library, cache, keep_on_device, providers } = file;
+        Self { library, providers, cache, keep_on_device, bundle_digest: String::new() }
     }
 }
 
@@ -65,6 +72,8 @@ pub struct Ort {
     providers: Vec<Started>,
     skipped: Vec<String>,
     placements: RefCell<Vec<Placement>>,
+    /// Where the tensors of sessions lie; `None` for the host, without twins.
+    residence: Option<Residence>,
 }
 
 impl Ort {
@@ -76,7 +85,13 @@ impl Ort {
     pub fn new(options: &OrtOptions) -> Result<Self, EngineError> {
         let found = find_library(options.library.as_deref())?;
         let loaded = library::load(found)?;
-        let mut engine = Self { loaded, providers: Vec::new(), skipped: Vec::new(), placements: RefCell::default() };
+        let mut engine = Self {
+            loaded,
+            providers: Vec::new(),
+            skipped: Vec::new(),
+            placements: RefCell::default(),
+            residence: None,
+        };
         for request in options.providers.requests() {
             let cache = engine.cache_of(request, options)?;
             let tried = Runtime::builder(&loaded.environment)
@@ -101,6 +116,8 @@ impl Ort {
         if engine.providers.is_empty() {
             return Err(EngineError::NoProvider { skipped: engine.skipped });
         }
+        let gpu = engine.gpu().map(|request| Residence::gpu(request.device_id.unwrap_or(0)));
+        engine.residence = gpu.or_else(|| (options.keep_on_device == Some(true)).then(Residence::cpu));
         Ok(engine)
     }
 
@@ -131,6 +148,11 @@ impl Ort {
             provider: request.fingerprint(),
         };
         cache::folder_for(&root, &key).map(Some)
+    }
+
+    /// The first GPU provider that started.
+    fn gpu(&self) -> Option<&ProviderRequest> {
+        self.providers.iter().map(|started| &started.request).find(|request| request.name != Provider::Cpu)
     }
 
     fn allows_cpu(&self) -> bool {
@@ -182,7 +204,7 @@ impl Engine for Ort {
 
     /// On the CPU alone: elsewhere the bound host buffers are copied to the device and back around every run.
     fn writes_in_place(&self) -> bool {
-        self.providers.iter().all(|started| started.request.name == Provider::Cpu)
+        self.residence.is_none()
     }
 
     fn load(&self, graph: GraphSource<'_>, contract: &Contract) -> Result<Box<dyn Session>, EngineError> {
@@ -195,15 +217,21 @@ impl Engine for Ort {
         matching(graph.name, Direction::Input, &declared(session.inputs()), contract.inputs())?;
         matching(graph.name, Direction::Output, &declared(session.outputs()), contract.outputs())?;
         let placement = self.placed(graph.name, &session)?;
-        let bound = OrtSession::bind(session, graph, contract).map_err(failed)?;
+        let bound: Box<dyn Session> = match &self.residence {
+            None => Box::new(OrtSession::bind(session, graph, contract).map_err(failed)?),
+            Some(residence) => {
+                let append = |contract: &Contract, allocator: &Allocator| self.append(contract, allocator);
+                Box::new(ResidentSession::bind(session, graph, contract, residence, append).map_err(failed)?)
+            }
+        };
         self.placements.borrow_mut().push(placement);
-        Ok(Box::new(bound))
+        Ok(bound)
     }
 }
 
 impl Ort {
-    fn build(&self, graph: GraphSource<'_>) -> Result<Runtime, ort::Error> {
-        let mut builder = Runtime::builder(&self.loaded.environment)?
+    fn plain_builder(&self) -> Result<SessionBuilder, ort::Error> {
+        Runtime::builder(&self.loaded.environment)?
             .with_intra_threads(1)
             .map_err(ort::Error::<()>::from)?
             .with_inter_threads(1)
@@ -211,9 +239,30 @@ impl Ort {
             .with_intra_op_spinning(false)
             .map_err(ort::Error::<()>::from)?
             .with_optimization_level(GraphOptimizationLevel::All)
-            .map_err(ort::Error::<()>::from)?
-            .with_config_entry(placement::RECORD, "1")
-            .map_err(ort::Error::<()>::from)?;
+            .map_err(ort::Error::<()>::from)
+    }
+
+    /// The graph that appends keys and values on the device. On a GPU it is CUDA's, whatever holds the decoder: TensorRT does
+    /// not promise that an output may lie in the buffer of an input. Without CUDA (the plug-in for RTX stands alone) there is
+    /// none, and rows go by way of the host.
+    fn append(&self, contract: &Contract, allocator: &Allocator) -> Result<Option<Append>, ort::Error> {
+        let request = match self.gpu() {
+            Some(request) if request.name == Provider::TensorRtRtx => return Ok(None),
+            Some(request) => {
+                ProviderRequest { device_id: request.device_id, ..ProviderRequest::required(Provider::Cuda) }
+            }
+            None => ProviderRequest::required(Provider::Cpu),
+        };
+        let builder = || {
+            registration::register(self.plain_builder()?, &self.loaded.environment, &request, None)
+                .map_err(|detail| ort::Error::new(format!("appending keys and values on {}: {detail}", request.name)))
+        };
+        Append::build(contract, builder, allocator)
+    }
+
+    fn build(&self, graph: GraphSource<'_>) -> Result<Runtime, ort::Error> {
+        let mut builder =
+            self.plain_builder()?.with_config_entry(placement::RECORD, "1").map_err(ort::Error::<()>::from)?;
         if !self.allows_cpu() {
             builder = builder.with_disable_cpu_fallback().map_err(ort::Error::<()>::from)?;
         }

@@ -37,6 +37,7 @@ fn cuda(request: &ProviderRequest) -> ExecutionProviderDispatch {
     let mut cuda = ep::CUDA::default()
         .with_device_id(device(request))
         .with_tf32(request.precision == Some(ComputePrecision::Tf32))
+        .with_cuda_graph(request.has_cuda_graph())
         // The exhaustive search takes seconds a convolution, and varies from start to start.
         .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
         .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
@@ -53,6 +54,7 @@ fn tensorrt(request: &ProviderRequest, cache: Option<&Path>) -> ExecutionProvide
         .with_fp16(precision == ComputePrecision::Fp16)
         .with_bf16(precision == ComputePrecision::Bf16)
         .with_int8(precision == ComputePrecision::Int8)
+        .with_cuda_graph(request.has_cuda_graph())
         .with_layer_norm_fp32_fallback(true)
         .with_context_memory_sharing(true);
     if let Some(workspace) = request.workspace_mib {
@@ -106,6 +108,9 @@ fn register_plug_in(
     if let Some(workspace) = request.workspace_mib {
         let bytes = workspace as usize * MIB;
         options.push((format!("{name}.nv_max_workspace_size"), bytes.to_string()));
+    }
+    if request.has_cuda_graph() {
+        options.push((format!("{name}.enable_cuda_graph"), "1".to_owned()));
     }
     if let Some(folder) = cache {
         options.push((format!("{name}.nv_runtime_cache_path"), folder.display().to_string()));

@@ -1,57 +1,148 @@
-//! `endplate bench acceleration`: ways of decoding on the observations of a recording, each beside plain decoding.
+//! `endplate bench acceleration`: what ways of answering with less work are worth, and what they cost in success.
 //!
-//! Every observation is answered twice, plain and accelerated, one right after the other, in the recording's order and
-//! with its motion times, so that guesses from the chunk before are worth what they are worth on the robot. What the
-//! ways cost in success, `endplate evaluate --decoding` says.
+//! Every recorded observation is answered twice, plainly and accelerated, one right after the other, in the recording's
+//! order and with its motion times, so that guesses from the chunk before and skipped calls are worth what they are worth
+//! on the robot: this pass alone is timed. With `--episodes` each way then plays the same episodes in simulated time, where
+//! every answer that asks the model takes the same 60 ms, so that pairs differ by what was answered and by nothing else.
+
+#[cfg(feature = "sim")]
+mod episodes;
 
 use super::super::bundle::PolicyArguments;
 use super::super::error::CliError;
 use super::super::recorded::{Replayed, replayed};
+#[cfg(feature = "sim")]
+use super::super::run::{Seed, Task};
 use super::{BenchArguments, Row, Samples, rounded};
+use clap::Args;
+use core::fmt;
 use endplate_hal::Instant;
-use endplate_policies::{ActionChunk, Budget, Committed, Decoding, Epoch, Observation, Policy, PolicyError};
+use endplate_policies::{
+    ActionChunk, Budget, Committed, Decoding, Epoch, Observation, Policy, PolicyError, PolicySpec, Skipping, StopReason,
+};
 use serde_json::json;
+#[cfg(feature = "sim")]
+use std::path::PathBuf;
 
 /// Measured when no `--decodings` is given: each source of guesses alone, then what adds up.
 const LOSSLESS: [&str; 5] = ["plain", "previous", "trigram", "jacobi", "previous+trigram+jacobi"];
-/// For bins beside those.
-const LOSSY: [&str; 3] =
-    ["previous+jacobi+bin_distance:2", "previous+jacobi+early_exit:4", "previous+jacobi+early_exit:2"];
+/// For bins beside those; fitted numbers where there are some.
+const LOSSY: [&str; 4] = [
+    "previous+jacobi+bin_distance:2",
+    "previous+jacobi+early_exit",
+    "previous+jacobi+early_exit:4",
+    "previous+jacobi+early_exit:2",
+];
+/// Observations of `--quick`.
+const QUICK_OBSERVATIONS: usize = 40;
+/// Episodes of `--quick`.
+const QUICK_EPISODES: u64 = 6;
+
+/// Arguments of `bench acceleration` alone.
+#[derive(Args)]
+pub struct TradeArguments {
+    /// acceleration: ways of skipping calls, each with every way of decoding; without it, none, and without
+    /// `--decodings` too those that were fitted, with plain decoding.
+    #[arg(long, value_delimiter = ',', value_name = "WAY")]
+    skippings: Vec<Skipping>,
+    /// acceleration: play so many episodes each way.
+    #[cfg(feature = "sim")]
+    #[arg(long, default_value_t = 0)]
+    episodes: u64,
+    /// acceleration: JSON lines of finished episodes: read first, then added to.
+    #[cfg(feature = "sim")]
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+    /// acceleration: seed of the first episode.
+    #[cfg(feature = "sim")]
+    #[arg(long, default_value_t)]
+    seed: Seed,
+    /// acceleration: what happens on the table.
+    #[cfg(feature = "sim")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "static")]
+    task: Vec<Task>,
+    /// acceleration: few observations and episodes, for a look.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// One way of answering.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+struct Way {
+    /// `None` for a family without tokens.
+    decoding: Option<Decoding>,
+    skipping: Skipping,
+}
+
+impl Way {
+    fn is_plain(self) -> bool {
+        self.decoding.is_none_or(Decoding::is_plain) && self.skipping == Skipping::Off
+    }
+
+    fn policy(self, policy: &PolicyArguments) -> PolicyArguments {
+        PolicyArguments { decoding: self.decoding, skipping: Some(self.skipping), ..policy.clone() }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decoding = self.decoding.unwrap_or_default();
+        match self.skipping {
+            Skipping::Off => decoding.fmt(f),
+            skipping if decoding.is_plain() => skipping.fmt(f),
+            skipping => write!(f, "{decoding}, {skipping}"),
+        }
+    }
+}
 
 /// One side of a comparison.
 struct Side {
     policy: Box<dyn Policy>,
     chunk: ActionChunk,
     answers: usize,
+    skipped: usize,
+    exited: usize,
     refused: usize,
     tokens: f64,
     passes: f64,
+    /// Of all answers.
     latency_ms: Vec<f64>,
+    /// Of those that asked the model.
+    asked_ms: Vec<f64>,
 }
 
 impl Side {
-    fn load(policy: &PolicyArguments, decoding: Decoding) -> Result<Self, CliError> {
-        let (bundle, loaded) = PolicyArguments { decoding: Some(decoding), ..policy.clone() }.load()?;
+    fn load(policy: &PolicyArguments) -> Result<Self, CliError> {
+        let (bundle, loaded) = policy.load()?;
         Ok(Self {
             policy: loaded.policy,
             chunk: ActionChunk::for_spec(bundle.spec()),
             answers: 0,
+            skipped: 0,
+            exited: 0,
             refused: 0,
             tokens: 0.0,
             passes: 0.0,
             latency_ms: Vec::new(),
+            asked_ms: Vec::new(),
         })
     }
 
     fn answer(&mut self, observation: &Observation<'_>, epoch: Epoch) -> Result<(), CliError> {
         let budget = Budget::unlimited(Instant::ZERO);
         match self.policy.infer(observation, &Committed::none(epoch), budget, &mut self.chunk) {
-            Ok(_) => {
+            Ok(stop) => {
                 let stages = self.chunk.stages();
+                let (ms, is_skipped) = (stages.total().as_secs_f64() * 1e3, skips(stop));
                 self.answers += 1;
+                self.skipped += usize::from(is_skipped);
+                self.exited += usize::from(stop == StopReason::EarlyExit);
                 self.tokens += f64::from(stages.tokens);
                 self.passes += stages.passes;
-                self.latency_ms.push(stages.total().as_secs_f64() * 1e3);
+                self.latency_ms.push(ms);
+                if !is_skipped {
+                    self.asked_ms.push(ms);
+                }
                 Ok(())
             }
             Err(PolicyError::Undecodable(_) | PolicyError::NonFinite { .. } | PolicyError::OutOfRange { .. }) => {
@@ -62,37 +153,64 @@ impl Side {
         }
     }
 
+    /// A total over the answers that asked the model, a chunk.
     fn per_chunk(&self, total: f64) -> f64 {
-        rounded(total / self.answers.max(1) as f64)
-    }
-
-    fn mean_ms(&self) -> f64 {
-        self.latency_ms.iter().sum::<f64>() / self.latency_ms.len().max(1) as f64
+        rounded(total / self.asked_ms.len().max(1) as f64)
     }
 }
 
-/// One row a way of decoding.
+fn skips(stop: StopReason) -> bool {
+    matches!(stop, StopReason::Reused | StopReason::Extrapolated)
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// The ways asked for, or those that fit the bundle.
+fn ways(arguments: &BenchArguments, spec: &PolicySpec) -> Vec<Way> {
+    let parse = |names: &[&str]| names.iter().filter_map(|name| name.parse().ok()).collect::<Vec<Decoding>>();
+    let decodings: Vec<Option<Decoding>> = if !spec.family.has_tokens() {
+        vec![None]
+    } else if arguments.decodings.is_empty() {
+        let fits = |decoding: &Decoding| {
+            decoding.check(&spec.family).is_ok() && decoding.resolved(spec.thresholds.as_ref()).is_ok()
+        };
+        parse(&[&LOSSLESS[..], &LOSSY[..]].concat()).into_iter().filter(fits).map(Some).collect()
+    } else {
+        arguments.decodings.iter().copied().map(Some).collect()
+    };
+    let trade = &arguments.trade;
+    let skippings = if trade.skippings.is_empty() { vec![Skipping::Off] } else { trade.skippings.clone() };
+    let mut ways: Vec<Way> = skippings
+        .into_iter()
+        .flat_map(|skipping| decodings.iter().map(move |decoding| Way { decoding: *decoding, skipping }))
+        .collect();
+    if trade.skippings.is_empty() && arguments.decodings.is_empty() {
+        let fitted = [Skipping::Reuse, Skipping::Extrapolate].into_iter().filter(|way| way.check(spec).is_ok());
+        let decoding = spec.family.has_tokens().then(Decoding::default);
+        ways.extend(fitted.map(|skipping| Way { decoding, skipping }));
+    }
+    ways
+}
+
+/// One row a way, and a task where episodes are played.
 pub(super) fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let Some(path) = &arguments.recording else {
         return Err(CliError::Input("bench acceleration: give --recording FILE of `endplate run --record`".to_owned()));
     };
-    let policy = PolicyArguments { decoding: None, ..arguments.policy.clone() };
+    let policy = PolicyArguments { decoding: None, skipping: None, ..arguments.policy.clone() };
     let bundle = policy.open()?;
     let spec = bundle.spec();
-    let recorded = replayed(path, spec, arguments.observations.unwrap_or(usize::MAX))?;
-    let parse = |names: &[&str]| names.iter().filter_map(|name| name.parse().ok()).collect::<Vec<Decoding>>();
-    let decodings = if arguments.decodings.is_empty() {
-        let fits = |decoding: &Decoding| decoding.check(&spec.family).is_ok();
-        parse(&[&LOSSLESS[..], &LOSSY[..]].concat()).into_iter().filter(fits).collect()
-    } else {
-        arguments.decodings.clone()
-    };
+    let quick = if arguments.trade.quick { QUICK_OBSERVATIONS } else { usize::MAX };
+    let recorded = replayed(path, spec, arguments.observations.unwrap_or(quick))?;
     let mut rows = Vec::new();
-    for decoding in decodings {
-        let (mut plain, mut fast) = (Side::load(&policy, Decoding::default())?, Side::load(&policy, decoding)?);
+    for way in ways(arguments, spec) {
+        let plain = Way { decoding: way.decoding.map(|_| Decoding::default()), skipping: Skipping::Off };
+        let (mut plain, mut fast) = (Side::load(&plain.policy(&policy))?, Side::load(&way.policy(&policy))?);
         let (same, with_tokens) = compare(&recorded, &mut plain, &mut fast)?;
         let mut row = Row::new();
-        row.insert("what".to_owned(), json!(decoding.to_string()));
+        row.insert("what".to_owned(), json!(way.to_string()));
         row.insert("bundle".to_owned(), json!(spec.name));
         row.insert("precision".to_owned(), json!(spec.precision.name()));
         row.insert("engine".to_owned(), json!(format!("{:?}", arguments.policy.engine).to_lowercase()));
@@ -104,26 +222,76 @@ pub(super) fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
         row.insert("tokens_per_chunk".to_owned(), json!(fast.per_chunk(fast.tokens)));
         row.insert("passes_per_chunk_plain".to_owned(), json!(plain.per_chunk(plain.passes)));
         row.insert("passes_per_chunk".to_owned(), json!(fast.per_chunk(fast.passes)));
+        let share = |count: usize| json!(rounded(count as f64 / fast.answers.max(1) as f64));
+        row.insert("skipped_share".to_owned(), share(fast.skipped));
+        row.insert("exited_share".to_owned(), share(fast.exited));
         for (side, prefix) in [(&plain, "plain"), (&fast, "chunk")] {
             let mut samples = Samples::default();
             samples.extend(side.latency_ms.iter().copied());
             samples.put(&mut row, prefix, "ms");
         }
-        row.insert("mean_latency_ratio".to_owned(), json!(rounded(plain.mean_ms() / fast.mean_ms())));
-        rows.push(row);
+        let (plain_ms, fast_ms) = (mean(&plain.latency_ms), mean(&fast.latency_ms));
+        row.insert("mean_latency_ratio".to_owned(), json!(rounded(plain_ms / fast_ms)));
+        // Answers of one length, of which so many rows are played.
+        let rows_per_s = |ms: f64| json!(rounded(spec.chunk.execute_rows as f64 / (ms / 1e3)));
+        row.insert("rows_per_compute_s_plain".to_owned(), rows_per_s(plain_ms));
+        row.insert("rows_per_compute_s".to_owned(), rows_per_s(fast_ms));
+        with_episodes(arguments, &policy, way, mean(&fast.asked_ms), row, &mut rows)?;
     }
     Ok(rows)
 }
 
-/// Answers everything on both sides; how many answers have the same tokens, of how many with tokens.
+#[cfg(feature = "sim")]
+fn with_episodes(
+    arguments: &BenchArguments,
+    policy: &PolicyArguments,
+    way: Way,
+    asked_ms: f64,
+    row: Row,
+    rows: &mut Vec<Row>,
+) -> Result<(), CliError> {
+    let trade = &arguments.trade;
+    let episodes = if trade.quick && trade.episodes == 0 { QUICK_EPISODES } else { trade.episodes };
+    if episodes == 0 {
+        rows.push(row);
+        return Ok(());
+    }
+    for &task in &trade.task {
+        let mut row = row.clone();
+        let played = episodes::Played::play(&way.policy(policy), way, task, trade, episodes)?;
+        played.put(&mut row, asked_ms);
+        let first = rows.iter().find(|other| other.get("task") == row.get("task"));
+        let plain = if way.is_plain() { None } else { first };
+        played.put_difference(&mut row, plain)?;
+        rows.push(row);
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "sim"))]
+fn with_episodes(
+    _: &BenchArguments,
+    _: &PolicyArguments,
+    _: Way,
+    _: f64,
+    row: Row,
+    rows: &mut Vec<Row>,
+) -> Result<(), CliError> {
+    rows.push(row);
+    Ok(())
+}
+
+/// Answers everything on both sides; how many answers have the same tokens, of how many with tokens on both.
 fn compare(recorded: &[Replayed], plain: &mut Side, fast: &mut Side) -> Result<(usize, usize), CliError> {
     let (mut same, mut with_tokens) = (0, 0);
     for each in recorded {
         let observation = each.observation();
         plain.answer(&observation, each.epoch)?;
         fast.answer(&observation, each.epoch)?;
-        with_tokens += usize::from(!plain.policy.tokens().is_empty());
-        same += usize::from(!plain.policy.tokens().is_empty() && plain.policy.tokens() == fast.policy.tokens());
+        let (expected, got) = (plain.policy.tokens(), fast.policy.tokens());
+        let both = !expected.is_empty() && !got.is_empty();
+        with_tokens += usize::from(both);
+        same += usize::from(both && expected == got);
     }
     Ok((same, with_tokens))
 }

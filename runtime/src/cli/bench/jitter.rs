@@ -12,7 +12,7 @@ use core::time::Duration;
 use endplate_hal::{
     Arm, Camera, Clock, ControlSpec, Frame, Instant, JointState, JointVec, MonotonicClock, RealtimeSpec, RobotSpec,
 };
-use endplate_policies::{ActionChunk, Anchor, Budget, Bundle, Committed, Epoch, Observation, Policy};
+use endplate_policies::{ActionChunk, Anchor, Budget, Bundle, Committed, Epoch, Observation, Policy, PolicySpec};
 use endplate_runtime::drive::control_thread::{ControlLinks, ControlThread, Shared};
 use endplate_runtime::drive::{CameraWatch, Sight};
 use endplate_runtime::realtime::{RealtimeRights, request};
@@ -37,20 +37,20 @@ const BUSY_LOOPS: usize = 2;
 const PEER: &str = include_str!("../../../bench/rollout_peer.py");
 
 /// One window of one side.
-struct Window {
+pub struct Window {
     late_us: Vec<f64>,
     missed: u64,
 }
 
 /// All windows of one side.
-struct Side {
+pub struct Side {
     name: &'static str,
     windows: Vec<Window>,
     rights: Option<RealtimeRights>,
 }
 
 impl Side {
-    fn new(name: &'static str) -> Self {
+    pub fn new(name: &'static str) -> Self {
         Self { name, windows: Vec::new(), rights: None }
     }
 
@@ -64,6 +64,11 @@ impl Side {
 
     /// A row, with the ratio to the bare loop under the same scheduling where this is not that loop.
     fn row(&self, bare: Option<&Self>) -> Row {
+        self.row_over("bare", bare)
+    }
+
+    /// A row, with the ratio to another side under that side's name.
+    pub fn row_over(&self, name: &str, bare: Option<&Self>) -> Row {
         let mut row = Row::new();
         let mut all = Quantiles::default();
         all.extend(self.windows.iter().flat_map(|window| window.late_us.iter().copied()));
@@ -75,12 +80,12 @@ impl Side {
         row.insert("overruns".to_owned(), self.missed().into());
         if let Some(bare) = bare {
             let ratio = Ratio::new(&self.p99(), &bare.p99());
-            row.insert("p99_over_bare".to_owned(), json!(rounded(ratio.median)));
+            row.insert(format!("p99_over_{name}"), json!(rounded(ratio.median)));
             let interval = [rounded(ratio.interval.0), rounded(ratio.interval.1)];
-            row.insert("p99_over_bare_95".to_owned(), json!(interval));
+            row.insert(format!("p99_over_{name}_95"), json!(interval));
             if bare.missed() > 0 {
                 let overruns = self.missed() as f64 / bare.missed() as f64;
-                row.insert("overruns_over_bare".to_owned(), json!(rounded(overruns)));
+                row.insert(format!("overruns_over_{name}"), json!(rounded(overruns)));
             }
         }
         if let Some(rights) = &self.rights {
@@ -237,7 +242,7 @@ impl Load<'_> {
 }
 
 /// The product's control thread, with everything it holds.
-struct Ours<'a> {
+pub struct Ours<'a> {
     clock: &'a MonotonicClock,
     rules: ControlSpec,
     control: ControlLoop,
@@ -258,14 +263,25 @@ impl<'a> Ours<'a> {
         if position_rad.len() != JOINTS {
             return Err(CliError::failed("the demonstration's arm has six joints"));
         }
-        let mut control = body::control(robot, bundle.spec(), position_rad, clock.now())?;
+        let control = body::control(robot, bundle.spec(), position_rad, clock.now())?;
+        Self::around(control, &robot.control, bundle.spec(), clock, watch)
+    }
+
+    /// The thread around a configured control loop.
+    pub fn around(
+        mut control: ControlLoop,
+        rules: &ControlSpec,
+        policy: &PolicySpec,
+        clock: &'a MonotonicClock,
+        watch: CameraWatch,
+    ) -> Result<Self, CliError> {
         control.activate(clock.now(), Epoch(0)).map_err(CliError::failed)?;
-        let (chunk_writer, chunks) = triple_buffer(|| ActionChunk::for_spec(bundle.spec()));
+        let (chunk_writer, chunks) = triple_buffer(|| ActionChunk::for_spec(policy));
         let (snapshots, snapshot_reader) = triple_buffer(ControlSnapshot::new);
         let (sights, sight_reader) = triple_buffer(Sight::default);
         Ok(Self {
             clock,
-            rules: robot.control.clone(),
+            rules: rules.clone(),
             control,
             watch,
             links: ControlLinks { chunks, snapshots, sights },
@@ -275,7 +291,7 @@ impl<'a> Ours<'a> {
     }
 
     /// One window on a thread of its own.
-    fn window(&mut self, asked: Option<&RealtimeSpec>, length: Duration, side: &mut Side) {
+    pub fn window(&mut self, asked: Option<&RealtimeSpec>, length: Duration, side: &mut Side) {
         let shared = Shared::new(Epoch(0));
         let (estop, faults, heartbeat) = (AtomicBool::new(false), FaultPlan::default(), Heartbeat::default());
         let (mut stamps, mut reader) = stamp_ring(4096);

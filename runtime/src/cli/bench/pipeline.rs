@@ -139,6 +139,8 @@ fn images(calls: usize) -> Result<Vec<Row>, CliError> {
     let cases = [
         ("antialiased stretched", slot(96, 96, Resize::BilinearAntialiased, Pad::None)),
         ("antialiased centred", slot(224, 224, Resize::BilinearAntialiased, Pad::Centre)),
+        ("bicubic stretched", slot(224, 224, Resize::BicubicAntialiased, Pad::None)),
+        ("Lanczos stretched", slot(224, 224, Resize::Lanczos3Antialiased, Pad::None)),
         ("bilinear centred", slot(224, 224, Resize::Bilinear, Pad::Centre)),
         ("bilinear top left", slot(512, 512, Resize::Bilinear, Pad::TopLeft)),
         ("not resampled", slot(CAMERA.0, CAMERA.1, Resize::None, Pad::None)),

@@ -1,5 +1,6 @@
 //! `endplate run --transport`: the policy as a managed ROS 2 node that drives a robot over topics.
 
+mod description;
 pub mod episodes;
 mod owner;
 pub mod signalled;
@@ -16,8 +17,8 @@ use endplate_hal::{Camera, Clock, MonotonicClock, Robot, RobotSpec};
 use endplate_policies::{Bundle, Epoch, Loaded};
 use endplate_ros2::SessionMode;
 use endplate_ros2::node::{
-    ArmLink, CameraLink, CameraTopic, NodeServer, OutputKind, Parameter, ParameterStore, TopicArm, TopicArmOptions,
-    TopicCamera, Value,
+    ArmLink, CameraLink, CameraTopic, DESCRIPTION_TOPIC, NodeServer, NodeTime, OutputKind, Parameter, ParameterStore,
+    TopicArm, TopicArmOptions, TopicCamera, Value,
 };
 use endplate_ros2::transport::Transport;
 use endplate_runtime::drive::camera_loops;
@@ -54,6 +55,10 @@ pub struct NodeArguments {
     /// Configure, activate and follow the instruction at once, without waiting for `~/enable`.
     #[arg(long)]
     pub enable: bool,
+    /// Where the robot offers its URDF, whose joint limits narrow those of the robot description file;
+    /// without it /robot_description.
+    #[arg(long, value_name = "TOPIC")]
+    pub description_topic: Option<String>,
     /// End after this many seconds; without it, on a signal or on `shutdown`.
     #[arg(long)]
     pub seconds: Option<f64>,
@@ -67,6 +72,8 @@ const LOST: Duration = Duration::from_millis(500);
 /// Links to everything that is on the network.
 struct Links {
     server: NodeServer,
+    time: NodeTime,
+    description: description::Watch,
     arm: ArmLink,
     cameras: Vec<CameraLink>,
     transport: Arc<dyn Transport>,
@@ -78,7 +85,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     require_fit(bundle, robot)?;
     refuse_foreign(arguments, "a robot over --transport", false)?;
     refuse_baseline(arguments, bundle)?;
-    let spec = with_cameras_of(bundle, robot);
+    let mut spec = with_cameras_of(bundle, robot);
     let node = &arguments.node;
     let Opened { transport, ros, .. } = node.wire.open("endplate", SessionMode::Peer)?;
     let clock: Arc<MonotonicClock> = Arc::new(MonotonicClock::new());
@@ -87,8 +94,16 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     if !instruction.is_empty() {
         policy.check_instruction(&instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
     }
-    let parameters = parameters(bundle, &spec, &instruction);
-    let (server, inbox) = NodeServer::start(&*transport, parameters).map_err(CliError::failed)?;
+    let description_topic = node.description_topic.as_deref().unwrap_or(DESCRIPTION_TOPIC);
+    let description = description::Watch::start(&*transport, description_topic).map_err(CliError::failed)?;
+    for narrowed in description.narrow(&mut spec.joints)? {
+        eprintln!("node       {narrowed}");
+    }
+    let simulated = simulated_time(&ros)?;
+    let time = NodeTime::default();
+    time.follow(simulated, &*transport).map_err(CliError::failed)?;
+    let parameters = parameters(bundle, &spec, &instruction, simulated);
+    let (server, inbox) = NodeServer::start(&*transport, parameters, time.clone()).map_err(CliError::failed)?;
     let kind = node.controller.unwrap_or(OutputKind::ForwardPosition);
     let options = TopicArmOptions {
         joints: spec.joints.iter().map(|joint| joint.name.clone()).collect(),
@@ -98,6 +113,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
         controller_joints: node.controller_joints.clone(),
         period: spec.control.period,
         lost_after: LOST,
+        time: time.clone(),
     };
     let shared_clock: Arc<dyn Clock> = clock.clone();
     let (arm, arm_link) =
@@ -109,7 +125,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     inference.instruct(&instruction, Epoch(1));
     let orders = Orders::default();
     let mut lateness = Samples::with_capacity(1 << 20);
-    let links = Links { server, arm: arm_link, cameras: camera_links, transport };
+    let links = Links { server, time, description, arm: arm_link, cameras: camera_links, transport };
     eprintln!("node       {} over {}, instruction {instruction:?}", links.server.node(), spec.name);
     let episodes = arguments
         .episodes
@@ -182,15 +198,23 @@ fn starting_instruction(arguments: &RunArguments, ros: &RosArguments) -> Result<
     for (name, value) in &ros.parameters {
         match name.as_str() {
             "instruction" => instruction.clone_from(value),
-            // Stamps of simulated time are placed like those of any other clock.
-            "use_sim_time" => {}
+            "use_sim_time" => {} // read by simulated_time
             _ => return Err(CliError::Input(format!("--ros-args -p {name}: no parameter of this node"))),
         }
     }
     Ok(instruction)
 }
 
-fn parameters(bundle: &Bundle, spec: &RobotSpec, instruction: &str) -> ParameterStore {
+/// `--ros-args -p use_sim_time:=…`.
+fn simulated_time(ros: &RosArguments) -> Result<bool, CliError> {
+    match ros.parameters.iter().rev().find(|(name, _)| name == "use_sim_time").map(|(_, value)| value.as_str()) {
+        None | Some("false" | "False") => Ok(false),
+        Some("true" | "True") => Ok(true),
+        Some(value) => Err(CliError::Input(format!("--ros-args -p use_sim_time:={value}: write true or false"))),
+    }
+}
+
+fn parameters(bundle: &Bundle, spec: &RobotSpec, instruction: &str, simulated: bool) -> ParameterStore {
     let frozen = |name, about, value| Parameter { name, about, value, is_live: false, is_read_only: true };
     ParameterStore::new(vec![
         Parameter {
@@ -209,8 +233,8 @@ fn parameters(bundle: &Bundle, spec: &RobotSpec, instruction: &str) -> Parameter
         },
         Parameter {
             name: "use_sim_time",
-            about: "accepted: stamps of simulated time are placed like those of any other clock",
-            value: Value::Bool(false),
+            about: "what goes out is stamped with the time of /clock; stamps that come in are placed by their arrival",
+            value: Value::Bool(simulated),
             is_live: false,
             is_read_only: false,
         },

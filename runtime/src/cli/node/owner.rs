@@ -167,6 +167,11 @@ impl<'a> Owner<'a> {
             },
             Order::Instruct(text) => self.instruct(text),
             Order::Set("instruction", Value::Text(text)) => self.instruct(text),
+            Order::Set("use_sim_time", Value::Bool(simulated)) => {
+                if let Err(error) = self.links.time.follow(simulated, &*self.links.transport) {
+                    self.say(40, &error.to_string());
+                }
+            }
             Order::Set(..) => {}
         }
     }
@@ -184,6 +189,7 @@ impl<'a> Owner<'a> {
     fn instruct(&mut self, text: String) {
         self.say(20, &format!("instruction {text:?}"));
         self.orders.instruct(&text);
+        self.links.server.show("instruction", Value::Text(text.clone()));
         self.instruction = text;
     }
 
@@ -205,6 +211,7 @@ impl<'a> Owner<'a> {
 
     fn configure(&mut self, now: Instant) -> Result<(), String> {
         self.is_heard(now)?;
+        self.links.description.allows(&self.spec.joints)?;
         if !self.reads {
             self.change(Change::Configure)?;
             self.reads = true;
@@ -220,6 +227,7 @@ impl<'a> Owner<'a> {
 
     fn activate(&mut self, now: Instant) -> Result<(), String> {
         self.is_heard(now)?;
+        self.links.description.allows(&self.spec.joints)?;
         if self.instruction.is_empty() && self.episodes.is_none() {
             return Err("there is no instruction yet: publish one on ~/instruction".to_owned());
         }

@@ -13,6 +13,7 @@ use endplate_hal::{
 use endplate_ros2::SessionMode;
 use endplate_ros2::interface::*;
 use endplate_ros2::message::Stamp;
+use endplate_ros2::node::{DESCRIPTION_TOPIC, describe};
 use endplate_ros2::rmw::Qos;
 use endplate_ros2::transport::{Publisher, Request, Transport, TransportError};
 use endplate_sim::model::Model;
@@ -52,6 +53,8 @@ struct Server {
     events: Receiver<Event>,
     states: Box<dyn Publisher>,
     outcome: Box<dyn Publisher>,
+    /// Latched: kept open for readers that come late.
+    _description: Box<dyn Publisher>,
     cameras: Vec<CameraOutput>,
     /// Joints in the order their states are published in: by name, as a broadcaster need not keep our order.
     order: Vec<usize>,
@@ -90,12 +93,15 @@ pub fn serve(arguments: &SimArguments, spec: RobotSpec) -> Result<(), CliError> 
         .collect::<Result<_, _>>()
         .map_err(fail)?;
     let judge = Judge::new(task::target_of(0), &world.cubes());
+    let mut description = transport.publisher(DESCRIPTION_TOPIC, Text::TYPE, Qos::LATCHED).map_err(fail)?;
+    send(&mut *description, &Text { data: &describe(&spec.name, &spec.joints) }, &mut Vec::new());
     let mut server = Server {
         filter: SafetyFilter::new(guard(spec.safety_limits()), &resting).map_err(CliError::failed)?,
         controller: Controller::new(arguments.controller, joints),
         events,
         states: transport.publisher("/joint_states", JointState::TYPE, Qos::SYSTEM).map_err(fail)?,
         outcome: transport.publisher(OUTCOME_TOPIC, Text::TYPE, Qos::DEFAULT).map_err(fail)?,
+        _description: description,
         cameras,
         order,
         episode: Episode { index: 0, judge, begun: None, is_over: true },
@@ -111,7 +117,7 @@ pub fn serve(arguments: &SimArguments, spec: RobotSpec) -> Result<(), CliError> 
         "sim        {} as {} on domain {}, commands on {}",
         server.spec.name,
         transport.node(),
-        opened.options.domain,
+        opened.domain,
         arguments.controller.topic()
     );
     let period = server.spec.control.period;

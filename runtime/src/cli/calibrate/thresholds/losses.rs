@@ -81,7 +81,11 @@ pub(super) fn denoising(
 }
 
 /// The limits that the policy's own chunks keep, and the bound of the fewest frequencies that stay within the tolerance.
-pub(super) fn anytime(fitting: &Fitting<'_>, plain: &[Option<Answered>]) -> Result<Option<AnytimeThreshold>, CliError> {
+pub(super) fn anytime(
+    fitting: &Fitting<'_>,
+    plain: &[Option<Answered>],
+    declared: Option<f64>,
+) -> Result<Option<AnytimeThreshold>, CliError> {
     let spec = fitting.bundle.spec();
     // Somebody else's checkpoint speaks the model's own ids, which this does not read.
     if !matches!(spec.family, FamilySpec::Pi0Fast(rules) if rules.answer.is_none()) {
@@ -126,7 +130,7 @@ pub(super) fn anytime(fitting: &Fitting<'_>, plain: &[Option<Answered>]) -> Resu
         }
         accepted = Some(bound);
     }
-    Ok(accepted.map(|bound| AnytimeThreshold { bound, coefficient_limits: limits }))
+    Ok(declared.or(accepted).map(|bound| AnytimeThreshold { bound, coefficient_limits: limits }))
 }
 
 fn worst_bound(codec: &FastCodec, frequencies: usize, dims: usize) -> f64 {

@@ -38,6 +38,13 @@ pub struct ThresholdArguments {
     /// Share of the answers that may be skipped; the cap is one in three.
     #[arg(long, default_value_t = 0.25)]
     skip_share: f64,
+    /// How far a joint of a skipped answer may be off in the rows that are played, p90 over those skipped, rad.
+    #[arg(long, default_value_t = 0.05)]
+    skip_tolerance_rad: f64,
+    /// FAST: the largest error bound of a chunk cut off at the deadline, normalised units, instead of one that keeps the
+    /// tolerance.
+    #[arg(long)]
+    anytime_bound: Option<f64>,
     /// Write the bundle with its thresholds into this folder, which may be the bundle's own; without it, only tell.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -51,9 +58,12 @@ struct Answered {
 
 /// Fits, tells, writes.
 pub fn fit(arguments: &ThresholdArguments) -> Result<(), CliError> {
-    let ThresholdArguments { tolerance_rad, skip_share, .. } = *arguments;
+    let ThresholdArguments { tolerance_rad, skip_share, skip_tolerance_rad, .. } = *arguments;
     if !(tolerance_rad > 0.0 && tolerance_rad <= core::f64::consts::PI) {
         return Err(CliError::Input(format!("--tolerance-rad {tolerance_rad}: write an angle above 0 and at most π")));
+    }
+    if !(skip_tolerance_rad > 0.0 && skip_tolerance_rad.is_finite()) {
+        return Err(CliError::Input(format!("--skip-tolerance-rad {skip_tolerance_rad}: write an angle above 0")));
     }
     if !(skip_share > 0.0 && skip_share <= 1.0 / 3.0) {
         return Err(CliError::Input(format!("--skip-share {skip_share}: write a share above 0 and at most a third")));
@@ -94,9 +104,10 @@ pub fn fit(arguments: &ThresholdArguments) -> Result<(), CliError> {
     fitted.early_exit = losses::early_exit(&fitting, &plain)?;
     fitted.bin_distance = losses::bin_distance(&fitting, &plain)?;
     fitted.denoising = losses::denoising(&fitting, &plain)?;
-    fitted.anytime = losses::anytime(&fitting, &plain)?;
-    fitted.reuse = skips::reuse(&fitting, &plain, skip_share);
-    fitted.extrapolation = skips::extrapolation(&fitting, &plain, skip_share);
+    fitted.anytime = losses::anytime(&fitting, &plain, arguments.anytime_bound)?;
+    let wish = skips::Wish { share: skip_share, tolerance_rad: skip_tolerance_rad };
+    fitted.reuse = skips::reuse(&fitting, &plain, wish);
+    fitted.extrapolation = skips::extrapolation(&fitting, &plain, wish);
     fitted.check(spec).map_err(|error| CliError::Failed(error.to_string()))?;
     if let Some(folder) = &arguments.out {
         bundle::write(&bundle, &fitted, trigrams.as_ref(), folder)?;

@@ -4,6 +4,8 @@ use super::{Answered, Fitting, largest, quantile};
 use endplate_policies::skipping::{Seen, Signals, go_on, may_extrapolate, may_reuse, straight_on};
 use endplate_policies::{ActionChunk, ExtrapolationThresholds, PolicySpec, ReuseThresholds};
 
+/// Fewer skipped answers say nothing.
+const FEWEST: usize = 3;
 /// Slowest and fastest share of motions that are never extrapolated: fine ones and hasty ones.
 const EDGE: f64 = 0.1;
 
@@ -54,33 +56,54 @@ fn tell(what: &str, cases: &[Case], fires: impl Fn(&Case) -> bool, of: fn(&Case)
     );
 }
 
-/// ε₂ at the median of what may be reused, ε₁ where the wanted share of all answers lies below it.
-pub(super) fn reuse(fitting: &Fitting<'_>, plain: &[Option<Answered>], share: f64) -> Option<ReuseThresholds> {
+/// How much may be skipped, and how far it may be off.
+#[derive(Copy, Clone)]
+pub(super) struct Wish {
+    /// Of all answers.
+    pub(super) share: f64,
+    /// p90 over those skipped, rad.
+    pub(super) tolerance_rad: f64,
+}
+
+impl Wish {
+    /// The largest signal up to which no more than the share is skipped and its p90 stays within the tolerance. `pairs`:
+    /// signal and error.
+    fn cut(self, all: usize, mut pairs: Vec<(f64, f64)>) -> Option<f64> {
+        pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let most = ((all as f64 * self.share).ceil() as usize).min(pairs.len());
+        let fits = |count: &usize| {
+            quantile(pairs[..*count].iter().map(|(_, error)| *error).collect(), 0.9) <= self.tolerance_rad
+        };
+        (FEWEST..=most).rev().find(fits).map(|count| pairs[count - 1].0)
+    }
+}
+
+/// ε₂ at the median of what may be reused, ε₁ where the wish ends.
+pub(super) fn reuse(fitting: &Fitting<'_>, plain: &[Option<Answered>], wish: Wish) -> Option<ReuseThresholds> {
     let execute_rows = fitting.bundle.spec().chunk.execute_rows;
     let cases = cases(fitting, plain);
     let anything = ReuseThresholds { angle_rad: core::f64::consts::PI, still_share: 0.0 };
     let open: Vec<&Case> = cases.iter().filter(|case| may_reuse(&anything, &case.signals, execute_rows)).collect();
     let still_share = quantile(open.iter().map(|case| case.signals.still_share).collect(), 0.5);
-    let mut angles: Vec<f64> = open
-        .iter()
-        .filter(|case| case.signals.still_share >= still_share)
-        .filter_map(|case| case.signals.angle_rad)
-        .collect();
-    angles.sort_by(f64::total_cmp);
-    let wanted = ((cases.len() as f64 * share).ceil() as usize).min(angles.len());
-    // The angle of the last that is wanted must lie below the threshold.
-    let angle_rad = (angles.get(wanted.checked_sub(1)?)? * (1.0 + 1e-6)).clamp(1e-9, core::f64::consts::PI);
+    let still = open.iter().filter(|case| case.signals.still_share >= still_share);
+    let pairs = still.filter_map(|case| Some((case.signals.angle_rad?, case.reused_rad))).collect();
+    let Some(angle_rad) = wish.cut(cases.len(), pairs) else {
+        println!("reuse              {} of {} answers could be reused: nothing fitted", open.len(), cases.len());
+        return None;
+    };
+    // The angle of the last that is skipped must lie below the threshold.
+    let angle_rad = (angle_rad * (1.0 + 1e-6)).clamp(1e-9, core::f64::consts::PI);
     let rules = ReuseThresholds { angle_rad, still_share };
     println!("reuse              angle below {angle_rad:.4} rad, still {still_share:.3}");
     tell("reuse", &cases, |case| may_reuse(&rules, &case.signals, execute_rows), |case| case.reused_rad);
     Some(rules)
 }
 
-/// The middle of the speeds, and the residual where the wanted share of all answers lies below it.
+/// The middle of the speeds, and the residual where the wish ends.
 pub(super) fn extrapolation(
     fitting: &Fitting<'_>,
     plain: &[Option<Answered>],
-    share: f64,
+    wish: Wish,
 ) -> Option<ExtrapolationThresholds> {
     let cases = cases(fitting, plain);
     let speeds: Vec<f64> = cases.iter().map(|case| case.signals.speed_rad_s).filter(|speed| *speed > 0.0).collect();
@@ -89,18 +112,32 @@ pub(super) fn extrapolation(
     }
     let (speed_min_rad_s, speed_max_rad_s) = (quantile(speeds.clone(), EDGE), quantile(speeds, 1.0 - EDGE));
     let any = ExtrapolationThresholds { speed_min_rad_s, speed_max_rad_s, residual_rad: f64::INFINITY };
-    let mut residuals: Vec<f64> = cases
-        .iter()
-        .filter(|case| may_extrapolate(&any, &case.signals))
-        .filter_map(|case| case.signals.residual_rad)
-        .collect();
-    residuals.sort_by(f64::total_cmp);
-    let wanted = ((cases.len() as f64 * share).ceil() as usize).min(residuals.len());
-    let residual_rad = residuals.get(wanted.checked_sub(1)?)?.max(1e-9);
-    let rules = ExtrapolationThresholds { speed_min_rad_s, speed_max_rad_s, residual_rad };
+    let open = cases.iter().filter(|case| may_extrapolate(&any, &case.signals));
+    let pairs: Vec<_> = open.filter_map(|case| Some((case.signals.residual_rad?, case.extrapolated_rad))).collect();
+    let count = pairs.len();
+    let Some(residual_rad) = wish.cut(cases.len(), pairs) else {
+        println!("extrapolation      {count} of {} answers could be extrapolated: nothing fitted", cases.len());
+        return None;
+    };
+    let rules = ExtrapolationThresholds { speed_min_rad_s, speed_max_rad_s, residual_rad: residual_rad.max(1e-9) };
     println!(
         "extrapolation      {speed_min_rad_s:.3} to {speed_max_rad_s:.3} rad/s, residual at most {residual_rad:.5} rad"
     );
     tell("extrapolation", &cases, |case| may_extrapolate(&rules, &case.signals), |case| case.extrapolated_rad);
     Some(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_skipped_is_bounded_by_the_share_and_by_the_error() {
+        let pairs: Vec<(f64, f64)> = (1..=10).map(|n| (f64::from(n), f64::from(n) / 100.0)).collect();
+        let cut = |share, tolerance_rad| Wish { share, tolerance_rad }.cut(20, pairs.clone());
+        assert_eq!(cut(0.25, 1.0), Some(5.0), "five of twenty");
+        assert_eq!(cut(0.5, 0.055), Some(5.0), "the p90 of six is 0.06");
+        assert_eq!(cut(0.5, 0.02), None, "the p90 of three is 0.03");
+        assert_eq!(Wish { share: 0.3, tolerance_rad: 1.0 }.cut(20, Vec::new()), None);
+    }
 }
