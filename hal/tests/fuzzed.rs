@@ -86,3 +86,35 @@ fn broken_frames_are_decoded_or_refused_the_same_every_time() {
         fuzzed::jpeg(&bytes);
     }
 }
+
+const MODELS: [&str; 2] = [
+    r#"<robot name="two"><link name="base"/><link name="upper"/><link name="hand"/>
+      <joint name="a" type="revolute"><parent link="base"/><child link="upper"/><origin xyz="0 0 0.1" rpy="0 0 1.57"/><axis xyz="0 1 0"/></joint>
+      <joint name="b" type="fixed"><parent link="upper"/><child link="hand"/><origin xyz="0.2 0 0"/></joint></robot>"#,
+    r#"<mujoco><compiler angle="degree" eulerseq="zyx"/><default><default class="arm"><joint axis="0 1 0"/></default></default>
+      <worldbody><body name="upper" childclass="arm" euler="90 0 0"><joint name="a" pos="0 0 .02"/>
+      <body name="hand" quat="0 1 0 0" pos="1 0 0"><joint name="b" axis="1 0 0"/><site name="tip" zaxis="0 0 -1"/></body></body></worldbody></mujoco>"#,
+];
+
+#[test]
+fn broken_model_files_never_panic_and_are_refused_with_words() {
+    let mut noise = Noise(3);
+    let words =
+        ["\"", "<", ">", "/>", "nan", "1e400", "-", "<body>", "</body>", "name=\"hand\"", "quat=\"0 0 0 0\"", "0"];
+    for round in 0..20_000 {
+        let model = MODELS[round % 2];
+        fuzzed::model_file(model.as_bytes());
+        let mut text = model.as_bytes().to_vec();
+        for _ in 0..=noise.next(3) {
+            let at = noise.next(text.len() as u64) as usize;
+            let end = (at + noise.next(20) as usize).min(text.len());
+            match noise.next(3) {
+                0 => drop(text.drain(at..end)),
+                1 => drop(text.splice(at..at, words[noise.next(words.len() as u64) as usize].bytes())),
+                _ => text[at] = b' ' + noise.next(90) as u8,
+            }
+            text.push(b' ');
+        }
+        fuzzed::model_file(&text);
+    }
+}

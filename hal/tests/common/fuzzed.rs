@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
 use endplate_hal::servo::{Found, Instruction, Protocol, Stream};
+use endplate_hal::{Chain, ChainLink, Kinematics, ModelPath};
 
 /// Any bytes, in pieces of any size: the stream ends, never holds more than it was given, and what it calls a status
 /// can be found again in those bytes.
@@ -73,4 +74,31 @@ pub fn jpeg(data: &[u8]) {
     }
     let mut short = [0; 12];
     assert!(decoder.decode(data, size, &mut short).is_err() || size.0 * size.1 == 4);
+}
+
+/// Any text as a URDF or MJCF: a chain that can be evaluated, or an error with words.
+pub fn model_file(data: &[u8]) {
+    let Ok(text) = core::str::from_utf8(data) else { return };
+    for (base, tip) in [(None, "hand"), (Some("upper"), "hand"), (None, "tip")] {
+        match ModelPath::read(text, base, tip) {
+            Ok(path) => {
+                assert!(!path.links.is_empty());
+                let links: Vec<ChainLink> = path
+                    .links
+                    .iter()
+                    .take(16)
+                    .enumerate()
+                    .map(|(joint, link)| ChainLink {
+                        joint,
+                        origin_m: link.origin.translation.vector.into(),
+                        rpy_rad: link.origin.rotation.euler_angles().into(),
+                        axis: link.axis,
+                    })
+                    .collect();
+                let chain = Chain::new(&links, path.tool.translation.vector.into()).unwrap();
+                chain.forward(&[0.3; 16]).unwrap();
+            }
+            Err(error) => assert!(!error.element.is_empty() && !error.message.is_empty()),
+        }
+    }
 }

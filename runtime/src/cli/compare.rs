@@ -98,6 +98,13 @@ pub fn compare(arguments: &CompareArguments) -> Result<(), CliError> {
         ours.push(a.ms);
         theirs.push(b.ms);
     }
+    if differences.is_empty() {
+        return Err(CliError::Failed(format!(
+            "no recorded observation is answered by both ({refused_this} and {refused_that} of {chunks} are refused): a \
+             recording holds the joints and one frame a camera, so policies that read several observations or the tool's \
+             pose cannot be compared on it"
+        )));
+    }
     let ratio = Ratio::new(&theirs, &ours);
     let share = |part: usize, whole: usize| (whole > 0).then(|| part as f64 / whole as f64);
     let report = json!({
