@@ -197,7 +197,7 @@ fn largest_step(observer: &Observer, since: Instant) -> f64 {
 }
 
 #[test]
-#[ignore = "three minutes in real time"]
+#[ignore = "a minute or two in real time"]
 fn a_process_killed_at_a_random_moment_comes_back_without_a_jump_and_without_motion() {
     const ROUNDS: u64 = 20;
     let observer = Observer::new(Hashes::Rihs01);
@@ -244,6 +244,7 @@ fn a_process_killed_at_a_random_moment_comes_back_without_a_jump_and_without_mot
         killed[0], killed[1]
     );
     assert!(worst_first < 0.03, "{worst_first} rad");
+    eventually("the node", || observer.state().is_some());
     assert!(run.end().success());
     assert!(sim.end().success());
 }

@@ -2,6 +2,7 @@
 
 mod controller;
 mod server;
+mod settle;
 
 use super::bundle::open_robot;
 use super::error::CliError;

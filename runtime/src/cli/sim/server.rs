@@ -2,13 +2,13 @@
 
 use super::SimArguments;
 use super::controller::{Controller, ControllerName};
+use super::settle::Follower;
 use crate::cli::error::CliError;
 use crate::cli::node::episodes::{NEXT_EPISODE, OUTCOME_TOPIC};
 use crate::cli::node::signalled;
 use core::time::Duration;
 use endplate_hal::{
-    Arm, Camera, Clock, CommandMode, Frame, Instant, JointCommand, JointVec, MonotonicClock, RobotSpec, SafetyFilter,
-    SafetyLimits, Verdict,
+    Arm, Camera, Clock, Frame, Instant, MonotonicClock, RobotSpec, SafetyFilter, SafetyLimits, Verdict,
 };
 use endplate_ros2::SessionMode;
 use endplate_ros2::interface::*;
@@ -50,6 +50,7 @@ struct Server {
     world: SimRobot,
     filter: SafetyFilter,
     controller: Controller,
+    follower: Follower,
     events: Receiver<Event>,
     states: Box<dyn Publisher>,
     outcome: Box<dyn Publisher>,
@@ -98,6 +99,7 @@ pub fn serve(arguments: &SimArguments, spec: RobotSpec) -> Result<(), CliError> 
     let mut server = Server {
         filter: SafetyFilter::new(guard(spec.safety_limits()), &resting).map_err(CliError::failed)?,
         controller: Controller::new(arguments.controller, joints),
+        follower: Follower::default(),
         events,
         states: transport.publisher("/joint_states", JointState::TYPE, Qos::SYSTEM).map_err(fail)?,
         outcome: transport.publisher(OUTCOME_TOPIC, Text::TYPE, Qos::DEFAULT).map_err(fail)?,
@@ -232,9 +234,8 @@ impl Server {
         let valid_until = now.saturating_add(self.spec.control.command_valid);
         let mut arm = self.world.arm();
         for goal in self.controller.goals(now) {
-            let Some(target) = JointVec::from_slice(&goal) else { continue };
-            let asked = JointCommand { mode: CommandMode::Position, target, valid_until };
-            let (command, verdict) = self.filter.filter(now, &asked);
+            let followed = self.follower.follow(&mut self.filter, now, &goal, valid_until);
+            let Some((command, verdict)) = followed else { continue };
             self.limited += u64::from(matches!(verdict, Verdict::Limited { .. }));
             if let Err(error) = arm.write(now, &command) {
                 eprintln!("sim        the arm refused a command: {error}");
@@ -248,6 +249,7 @@ impl Server {
         let target = task::target_of(index);
         self.world.reset(&Scene::sample(seed), now);
         self.controller.clear();
+        self.follower.clear();
         let resting = self.world.arm().read(now).map(|state| state.position_rad);
         let restarted = resting.is_ok_and(|resting| self.filter.restart(&resting).is_ok());
         let judge = Judge::new(target, &self.world.cubes());
