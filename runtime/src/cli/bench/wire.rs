@@ -59,7 +59,7 @@ struct Echo {
     number: f64,
     windows: Vec<Vec<f64>>,
     lost: u64,
-    _held: (Network, Arc<dyn Transport>, [Box<dyn Endpoint>; 2]),
+    _held: (Network, [Arc<dyn Transport>; 2], [Box<dyn Endpoint>; 2]),
 }
 
 impl Echo {
@@ -97,7 +97,7 @@ impl Echo {
             )
             .map_err(failed)?;
         let out = robot.publisher("/bench/out", JointState::TYPE, Qos::SYSTEM).map_err(failed)?;
-        let _held = (network, policy, [there, here]);
+        let _held = (network, [robot, policy], [there, here]);
         let mut echo =
             Self { backend, out, back, buffer: Vec::new(), number: 0.0, windows: Vec::new(), lost: 0, _held };
         let start = WallInstant::now();
@@ -186,8 +186,11 @@ fn round_trips(backends: &[Backend], arguments: &BenchArguments) -> Result<Vec<R
 /// What is done to the network.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 enum Disturbance {
+    /// The peer's socket takes nothing, and the connection stays.
     Blocked,
+    /// Images and joint states as fast as they go.
     Flooded,
+    /// The peer is gone.
     Cut,
 }
 
@@ -296,9 +299,9 @@ fn lateness(backend: Backend, arguments: &BenchArguments) -> Result<Vec<Row>, Cl
 impl Disturbance {
     fn name(self) -> &'static str {
         match self {
-            Self::Blocked => "blocked: the peer's socket takes nothing",
-            Self::Flooded => "flooded: images and joint states as fast as they go",
-            Self::Cut => "cut: the peer is gone",
+            Self::Blocked => "network blocked",
+            Self::Flooded => "network flooded",
+            Self::Cut => "network cut",
         }
     }
 }

@@ -233,7 +233,8 @@ impl Server {
     fn follow(&mut self, now: Instant) {
         let valid_until = now.saturating_add(self.spec.control.command_valid);
         let mut arm = self.world.arm();
-        for goal in self.controller.goals(now) {
+        // Where the arm is to be when this period ends, as joint_trajectory_controller samples too.
+        for goal in self.controller.goals(now.saturating_add(self.spec.control.period)) {
             let followed = self.follower.follow(&mut self.filter, now, &goal, valid_until);
             let Some((command, verdict)) = followed else { continue };
             self.limited += u64::from(matches!(verdict, Verdict::Limited { .. }));
