@@ -144,6 +144,11 @@ impl<P: Port> Master<P> {
         self.timing
     }
 
+    /// Waits and asks otherwise from now on; the port keeps its baud rate.
+    pub(super) fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> BusCounts {
         BusCounts { garbage_bytes: self.stream.garbage(), ..self.counts }

@@ -2,13 +2,18 @@
 
 use super::arm::ServoArm;
 use super::frame::Protocol;
-use super::master::TransactionError;
+use super::master::{Timing, TransactionError};
 use super::port::Port;
 use super::registers::ServoRegisters;
 use super::{Count, dynamixel, feetech};
+use core::time::Duration;
 
 /// Counts beyond its range at which a joint may stand: a hand may push a little past a mark.
 const SLACK_COUNTS: i32 = 60;
+
+/// Wait for an answer, and repeats, while nothing is in a hurry.
+const PATIENCE: Duration = Duration::from_millis(40);
+const RETRIES: u8 = 3;
 
 /// Why an arm may not be switched on. The text says what to do.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -168,11 +173,21 @@ impl Survey {
 }
 
 impl<P: Port> ServoArm<P> {
-    /// Looks at every servo and writes nothing.
+    /// Looks at every servo and writes nothing. Waits longer and asks more often than in operation: nothing is in a hurry
+    /// yet, and a late answer must not look like a fault of the set-up.
     ///
     /// # Errors
     /// [`TransactionError`] of a servo that answers pings and then does not say what it is.
     pub fn survey(&mut self) -> Result<Vec<Survey>, TransactionError> {
+        let timing = self.master.timing();
+        let (reply, retries) = (timing.reply.max(PATIENCE), timing.retries.max(RETRIES));
+        self.master.set_timing(Timing { reply, retries, ..timing });
+        let surveys = self.look();
+        self.master.set_timing(timing);
+        surveys
+    }
+
+    fn look(&mut self) -> Result<Vec<Survey>, TransactionError> {
         let mut surveys = Vec::new();
         for &id in &self.ids {
             let mut survey = Survey { id, answers: [(0, 0); 3], known: None };

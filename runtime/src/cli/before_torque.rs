@@ -108,12 +108,8 @@ fn look_at(robot: &RobotSpec, arm: &ArmSpec, bus: &BusSpec, joints: &[JointSpec]
         );
         return look;
     }
-    // Nothing is in a hurry yet: adapters hold bytes back, and noise must not look like a fault of the set-up.
-    let patient =
-        BusSpec { reply_timeout: bus.reply_timeout.max(Duration::from_millis(40)), retries: 3, ..bus.clone() };
-    let patient = ArmSpec { bus: Some(patient), ..arm.clone() };
     let margin = robot.control.implausible_margin_rad;
-    let mut servo_arm = match connect(&patient, joints, margin, Path::new(&bus.port)) {
+    let mut servo_arm = match connect(arm, joints, margin, Path::new(&bus.port)) {
         Ok(servo_arm) => servo_arm,
         Err(error) => {
             look.problems.push(error.to_string());

@@ -36,6 +36,7 @@ against feetech "$python" sim/tests/peers/feetech_sdk.py
 against feetech "$python" sim/tests/peers/rustypot_bus.py feetech
 if [ -n "${LEROBOT_PYTHON:-}" ]; then
   against feetech "$LEROBOT_PYTHON" sim/tests/peers/lerobot_bus.py
+  against feetech "$LEROBOT_PYTHON" sim/tests/peers/lerobot_calibration.py target/release/endplate
 else
   echo "LeRobot FeetechMotorsBus: SKIPPED, LEROBOT_PYTHON is not set"
 fi
