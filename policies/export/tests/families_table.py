@@ -75,9 +75,24 @@ def plain(args, bundle: Path, engine: str, scratch: Path) -> tuple[str, str]:
     rows = scratch / "pipeline.jsonl"
     _, failed = said(args, "bench", "pipeline", "--bundle", bundle, "--engine", engine, *args.library, "--calls", 50, "--json", rows)
     if failed:
-        return error, failed
+        return error, failed.split("error: ")[-1]
     total = next(row for row in map(json.loads, rows.read_text().splitlines()) if row.get("what") == "total")
     return error, f"{(total['engine_p50_us'] + total['host_p50_us']) / 1e3:.2f} ms"
+
+
+def changed(args, bundle: Path, precision: str, recording: Path, description: Path, out: Path) -> tuple[dict, str]:
+    """Error and speed against f32 of every engine that runs it, and how many observations were compared; or why not."""
+    command = ["quantise", bundle, "--precision", precision, "--recording", recording, "--out", out, "--sets", 16, "--observations", args.observations, "--endplate", args.endplate, "--robot", description, *args.library]
+    program = "import sys; from endplate_export import cli; sys.exit(cli.main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", program, *map(str, command)], capture_output=True, text=True, cwd=ROOT / "policies/export")
+    if done.returncode:
+        return {}, f"not measured: {done.stderr.strip().splitlines()[-1].split('error: ')[-1]}"
+    found, observations = {}, 0
+    for measured in tomllib.loads((out / "policy.toml").read_text())["quantisation"]:
+        alike = f", {100 * measured['argmax_agreement']:.1f} % of tokens alike" if "argmax_agreement" in measured else ""
+        found[measured["engine"].split()[0]] = f"{measured['action_error_max_rad']:.1e}{alike}", f"{measured['speed']:.2f}"
+        observations = measured["observations"]
+    return found, f"f32, {observations} observations"
 
 
 def main() -> int:
@@ -91,10 +106,11 @@ def main() -> int:
     args = parser.parse_args()
     args.library = ["--ort-library", args.ort_library] if args.ort_library else []
     folders = [*sorted((ROOT / "policies/tests/bundles").iterdir()), *sorted((ROOT / "policies/bundles").glob("pick_cube_*"))]
-    lines = ["| bundle (family) | precision | engine | error, rad | speed | compared with |", "|---|---|---|---|---|---|"]
+    lines = ["| bundle (family) | precision | tract: error, rad | speed | ort: error, rad | speed | compared with |", "|---|---|---|---|---|---|---|"]
 
-    def row(*cells: str) -> None:
-        lines.append("| " + " | ".join(cells) + " |")
+    def row(name: str, precision: str, found: dict[str, tuple[str, str]], against: str) -> None:
+        cells = [cell for engine in ("tract", "ort") for cell in found.get(engine, ("–", "–"))]
+        lines.append("| " + " | ".join([name, precision, *cells, against]) + " |")
         print(lines[-1], flush=True)
         if args.out:
             args.out.write_text("\n".join(lines) + "\n")
@@ -106,29 +122,19 @@ def main() -> int:
         name = f"`{bundle.name}` ({policy['family']})"
         with tempfile.TemporaryDirectory() as scratch:
             scratch = Path(scratch)
-            for engine in policy["engines"]:
-                row(name, "f32", engine, *plain(args, bundle, engine, scratch), source(bundle.name))
+            row(name, "f32", {engine: plain(args, bundle, engine, scratch) for engine in policy["engines"]}, source(bundle.name))
             precisions = list(filter(None, args.precision.split(",")))
             if not precisions:
                 continue
             description, recording = robot(policy, scratch / "robot.toml"), scratch / "recording.mcap"
             _, failed = said(args, "run", "--bundle", bundle, "--robot", description, "--episodes", 1, "--instruction", INSTRUCTION, "--record", recording)
+            if failed:
+                row(name, "others", {}, f"not measured: {failed.split(': take')[0]}")
+                continue
             for precision in precisions:
-                if failed:
-                    row(name, precision, "–", f"not measured: {failed.split(': take')[0]}", "–", "–")
-                    break
-                out = scratch / precision
-                command = ["quantise", str(bundle), "--precision", precision, "--recording", str(recording), "--out", str(out), "--sets", "16", "--observations", str(args.observations), "--endplate", str(args.endplate), "--robot", str(description)]
-                done = subprocess.run([sys.executable, "-c", "import sys; from endplate_export import cli; sys.exit(cli.main(sys.argv[1:]))", *command, *(["--ort-library", args.ort_library] if args.ort_library else [])], capture_output=True, text=True, cwd=ROOT / "policies/export")
-                if done.returncode:
-                    row(name, precision, "–", f"not measured: {done.stderr.strip().splitlines()[-1]}", "–", "–")
-                    continue
-                for measured in tomllib.loads((out / "policy.toml").read_text())["quantisation"]:
-                    alike = f", {100 * measured['argmax_agreement']:.1f} % of tokens alike" if "argmax_agreement" in measured else ""
-                    row(name, precision, measured["engine"].split()[0], f"p99 {measured['action_error_p99_rad']:.1e}, max {measured['action_error_max_rad']:.1e}{alike}", f"{measured['speed']:.2f} of f32", f"f32, {measured['observations']} observations")
+                row(name, precision, *changed(args, bundle, precision, recording, description, scratch / precision))
     return 0
 
 
 if __name__ == "__main__":
-
     sys.exit(main())

@@ -101,8 +101,7 @@ pub fn compare(arguments: &CompareArguments) -> Result<(), CliError> {
     if differences.is_empty() {
         return Err(CliError::Failed(format!(
             "no recorded observation is answered by both ({refused_this} and {refused_that} of {chunks} are refused): a \
-             recording holds the joints and one frame a camera, so policies that read several observations or the tool's \
-             pose cannot be compared on it"
+             recording holds joints, so policies whose state is the tool's pose cannot be compared on it"
         )));
     }
     let ratio = Ratio::new(&theirs, &ours);

@@ -2,7 +2,7 @@
 
 use super::bundle::PolicyArguments;
 use super::error::{CliError, write};
-use super::recorded::observations;
+use super::recorded::exact;
 use clap::Args;
 use endplate_policies::infer_open_loop;
 use serde::Serialize;
@@ -41,7 +41,7 @@ struct Report {
 /// Compares and prints.
 pub fn replay(arguments: &ReplayArguments) -> Result<(), CliError> {
     let (bundle, mut loaded) = arguments.policy.load()?;
-    let recorded = observations(&arguments.recording, bundle.spec())?;
+    let recorded = exact(&arguments.recording, bundle.spec())?;
     if bundle.spec().noise_shape().is_some() {
         println!("this policy starts from new noise in every answer: rows differ by as much as the noise makes");
     }
