@@ -165,10 +165,10 @@ fn what_a_bundle_cannot_be_decoded_with_is_refused_with_the_reason() {
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/pick_cube_bins");
     for (from, to, reason) in [
-        ("block = 16\n", "", "decoding.block_ms"),
-        ("block = 16\n", "block = 1\n", "between 2 and"),
-        ("block = 16\n", "block = 8\n", "decode_k8.onnx"),
-        ("block = 16\n", "block = 16\ntechnique = \"previous+early_exit:3\"\n", "without `jacobi`"),
+        ("block = 8\n", "", "decoding.block_ms"),
+        ("block = 8\n", "block = 1\n", "between 2 and"),
+        ("block = 8\n", "block = 4\n", "decode_k4.onnx"),
+        ("block = 8\n", "block = 8\ntechnique = \"previous+early_exit:3\"\n", "without `jacobi`"),
     ] {
         let copy = Copy::of(&path);
         copy.edit(|text| text.replace(from, to));

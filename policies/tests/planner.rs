@@ -102,7 +102,9 @@ fn blocks_give_way_to_single_tokens_before_the_budget_is_gone() {
 
 #[test]
 fn a_planned_technique_is_dropped_where_blocks_cost_more_than_they_gain() {
-    let bundle = open(&folder("pick_cube_bins"));
+    let copy = Copy::of(&folder("pick_cube_bins"));
+    copy.set("block_ms", "1.8");
+    let bundle = open(&copy.path());
     let inputs = &golden_inputs(&bundle).unwrap()[0];
     let mut policy = load(&bundle, "jacobi+planned");
     let mut drafted = 0;
@@ -113,6 +115,10 @@ fn a_planned_technique_is_dropped_where_blocks_cost_more_than_they_gain() {
         drafted += u32::from(chunk.stages().blocks > 0);
     }
     assert!((1..=3).contains(&drafted), "{drafted}");
+    // As the bundle says it is less than three, and pays.
+    let mut policy = load(&open(&folder("pick_cube_bins")), "jacobi+planned");
+    let (_, chunk) = infer(&mut *policy, inputs, Some(Duration::from_secs(1)));
+    assert!(chunk.stages().plan.is_some_and(|plan| plan.drafts));
 }
 
 #[test]
@@ -236,7 +242,8 @@ fn thresholds_of_another_graph_or_precision_or_out_of_range_are_refused_when_the
         assert!(error.starts_with("thresholds.toml") && error.contains(reason), "{error}");
     }
     // A technique without a number asks for one that was fitted.
-    let mut bundle = open(&folder("pick_cube_bins"));
+    let copy = with_thresholds("pick_cube_bins", |_| {});
+    let mut bundle = open(&copy.path());
     let error = bundle.set_decoding("jacobi+early_exit".parse().unwrap()).unwrap_err().to_string();
     assert!(error.contains("endplate calibrate thresholds"), "{error}");
     let copy = with_thresholds("pick_cube_bins", |fitted| {

@@ -11,6 +11,8 @@ from endplate_export.block import BlockError, add_block
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 K = 4
+#: Rows of the shipped graphs.
+SHIPPED = {"pick_cube_bins": 8, "pick_cube_fast": 16, "pick_cube_fast_int8": 16}
 
 
 def without_block(name: str, folder: Path) -> Path:
@@ -18,8 +20,9 @@ def without_block(name: str, folder: Path) -> Path:
     copy = folder / name
     shutil.copytree(BUNDLES / name, copy)
     text = (copy / "policy.toml").read_text()
-    (copy / "policy.toml").write_text("".join(l + "\n" for l in text.splitlines() if not l.startswith(("block", '"decode_k16'))))
-    (copy / "decode_k16.onnx").unlink()
+    (copy / "policy.toml").write_text("".join(l + "\n" for l in text.splitlines() if not l.startswith(("block", f'"decode_k{SHIPPED[name]}', '"thresholds'))))
+    (copy / f"decode_k{SHIPPED[name]}.onnx").unlink()
+    (copy / "thresholds.toml").unlink(missing_ok=True)
     return copy
 
 
@@ -55,7 +58,7 @@ def test_rows_agree_with_one_row(name, tmp_path):
 
 def test_the_shipped_graphs_are_what_the_script_writes(tmp_path):
     for name in ("pick_cube_bins", "pick_cube_fast"):
-        graph = add_block(without_block(name, tmp_path), 16, 1.0)
+        graph = add_block(without_block(name, tmp_path), SHIPPED[name], 1.0)
         assert (tmp_path / name / graph).read_bytes() == (BUNDLES / name / graph).read_bytes()
 
 

@@ -141,6 +141,7 @@ impl Played {
             ("played_passes_per_answer", share(sum(|e| e.passes))),
             ("played_skipped_share", share(skipped)),
             ("played_exited_share", share(sum(|e| e.exited as f64))),
+            ("played_compute_ms_per_answer", share(asked_s * 1e3)),
             ("played_rows_per_compute_s", json!(rounded(sum(|e| e.rows) / asked_s.max(1e-9)))),
             ("outcomes", json!(self.episodes.iter().map(|e| (e.seed, e.outcome == "success")).collect::<Vec<_>>())),
         ] {
