@@ -43,7 +43,9 @@ pub fn to_dds(qos: Qos) -> QosPolicies {
 /// As a peer announced it; history is not announced and plays no part in matching. What a peer leaves out is the default
 /// of DDS: `reliable_by_default` for a writer, best effort for a reader.
 pub fn from_dds(policies: &QosPolicies, reliable_by_default: bool) -> Qos {
-    let finite = |span: Span| (span < Span::INFINITE).then(|| span.to_std());
+    // DDS counts in 2⁻³² s: what comes back may be a nanosecond off what was said, and nobody says less than ten.
+    let nearest = |span: Duration| Duration::from_nanos((span.as_nanos() as u64).saturating_add(5) / 10 * 10);
+    let finite = |span: Span| (span < Span::INFINITE).then(|| nearest(span.to_std()));
     let reliable = match policies.reliability() {
         Some(policy::Reliability::Reliable { .. }) => true,
         Some(policy::Reliability::BestEffort) => false,
