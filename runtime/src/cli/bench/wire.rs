@@ -59,7 +59,9 @@ struct Echo {
     number: f64,
     windows: Vec<Vec<f64>>,
     lost: u64,
-    _held: (Network, [Arc<dyn Transport>; 2], [Box<dyn Endpoint>; 2]),
+    _endpoints: [Box<dyn Endpoint>; 2],
+    _nodes: [Arc<dyn Transport>; 2],
+    _network: Network,
 }
 
 impl Echo {
@@ -97,9 +99,18 @@ impl Echo {
             )
             .map_err(failed)?;
         let out = robot.publisher("/bench/out", JointState::TYPE, Qos::SYSTEM).map_err(failed)?;
-        let _held = (network, [robot, policy], [there, here]);
-        let mut echo =
-            Self { backend, out, back, buffer: Vec::new(), number: 0.0, windows: Vec::new(), lost: 0, _held };
+        let mut echo = Self {
+            backend,
+            out,
+            back,
+            buffer: Vec::new(),
+            number: 0.0,
+            windows: Vec::new(),
+            lost: 0,
+            _endpoints: [there, here],
+            _nodes: [robot, policy],
+            _network: network,
+        };
         let start = WallInstant::now();
         while echo.trip(Duration::from_millis(100))?.is_none() {
             if start.elapsed() > MEETING {
