@@ -119,7 +119,7 @@ fn description(protocol: Protocol) -> Result<RobotSpec, CliError> {
         Protocol::Feetech => text,
         // An XL330 runs on 5 V; its bus watchdog guards it.
         Protocol::Dynamixel => text
-            .replace("driver = \"feetech\"", "driver = \"dynamixel\"\nwatchdog_ms = 200.0")
+            .replace("driver = \"feetech\"", "driver = \"dynamixel\"\nwatchdog_ms = 1000.0")
             .replace("sts3215", "xl330-m288")
             .replace("min_voltage_v = 9.0", "min_voltage_v = 4.0"),
     };
