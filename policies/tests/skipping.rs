@@ -25,7 +25,7 @@ fn open(path: PathBuf) -> Bundle {
 /// A policy that skips wherever nothing but the fixed rules speaks against it.
 fn willing(skipping: Skipping) -> (Box<dyn Policy>, Vec<OpenLoopInputs>) {
     let mut fitted = Thresholds::for_bundle(open(folder()).spec(), "0".repeat(64), 100, 0.02);
-    fitted.reuse = Some(ReuseThresholds { angle_rad: 3.14, still_share: 0.0 });
+    fitted.reuse = Some(ReuseThresholds { angle_rad: 3.1, still_share: 0.0 });
     fitted.extrapolation =
         Some(ExtrapolationThresholds { speed_min_rad_s: 0.0, speed_max_rad_s: 50.0, residual_rad: 3.0 });
     let copy = Copy::of(&folder());

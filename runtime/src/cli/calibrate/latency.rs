@@ -201,7 +201,7 @@ fn record(
     let out =
         Recording { commands: Vec::new(), encoders: Vec::new(), cameras: cameras.into_iter().map(seen).collect() };
     let mut moving = Moving { robot, arms, filter, home, swing, now: start, late: 0, out };
-    let moved = moving.to_and_fro(&stop, &mut advance);
+    let moved = moving.swing(&stop, &mut advance);
     moving.come_to_rest(&mut advance);
     moved?;
     if stop.is_asked() {
@@ -225,7 +225,7 @@ struct Moving<'a> {
 
 impl Moving<'_> {
     /// Until the span has passed or a stop is asked for.
-    fn to_and_fro(&mut self, stop: &StopRequest, advance: &mut impl FnMut(Instant) -> Instant) -> Result<(), CliError> {
+    fn swing(&mut self, stop: &StopRequest, advance: &mut impl FnMut(Instant) -> Instant) -> Result<(), CliError> {
         let (start, mut read) = (self.now, self.now);
         let joint = self.swing.joint;
         let control = &self.robot.control;

@@ -291,7 +291,7 @@ impl<'a> Owner<'a> {
         let Some(Stopping { step, reply, .. }) = self.stopping.take() else { return };
         let outcome = self.change(Change::Deactivate);
         // The last command again, explicitly: the controller holds what it already holds.
-        let commanded = self.sight.commanded_rad.clone();
+        let commanded = self.sight.commanded_rad;
         self.links.arm.stop(&commanded);
         if let Err(reason) = outcome {
             self.say(40, &reason);
