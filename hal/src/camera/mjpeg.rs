@@ -83,7 +83,7 @@ impl MjpegDecoder {
                 &self.scratch
             }
         };
-        let options = DecoderOptions::new_fast().set_strict_mode(false).jpeg_set_out_colorspace(ColorSpace::RGB);
+        let options = DecoderOptions::new_fast().set_strict_mode(true).jpeg_set_out_colorspace(ColorSpace::RGB);
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(whole), options);
         decoder.decode_headers().map_err(|_| DecodeError::Damaged)?;
         let (width, height) = (size.0 as usize, size.1 as usize);
@@ -91,6 +91,8 @@ impl MjpegDecoder {
         if found != Some((width, height)) || rgb.len() != width * height * 3 {
             return Err(DecodeError::Size);
         }
+        // Strict, so that a damaged scan is an error, and cleared, so that no pixel is ever that of another frame.
+        rgb.fill(0);
         decoder.decode_into(rgb).map_err(|_| DecodeError::Damaged)
     }
 }
