@@ -17,7 +17,6 @@ use crate::chunk::ActionChunk;
 use crate::end_effector::PoseDims;
 use crate::normalisation::Normalisation;
 use crate::observation::{Budget, Committed, Epoch, Moment, Observation};
-use crate::planner::{Impossible, Plan, Work};
 use crate::policy::{ObservationError, OutputFault, Policy, PolicyError, StopReason};
 
 /// Makes a policy command the joints of `robot`. A policy that does so already comes back as it is; one that moves the tool
@@ -221,6 +220,14 @@ impl Policy for EndEffectorPolicy {
         Ok(stop)
     }
 
+    fn inner(&self) -> Option<&dyn Policy> {
+        Some(&*self.policy)
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut dyn Policy> {
+        Some(&mut *self.policy)
+    }
+
     fn check_instruction(&self, instruction: &str) -> Result<(), PolicyError> {
         self.policy.check_instruction(instruction)
     }
@@ -235,30 +242,6 @@ impl Policy for EndEffectorPolicy {
 
     fn modelled_cost(&self) -> Duration {
         self.policy.modelled_cost()
-    }
-
-    fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {
-        self.policy.set_noise(noise)
-    }
-
-    fn tokens(&self) -> &[u32] {
-        self.policy.tokens()
-    }
-
-    fn work(&self) -> Work {
-        self.policy.work()
-    }
-
-    fn set_plan(&mut self, plan: Plan) {
-        self.policy.set_plan(plan);
-    }
-
-    fn rescale_costs(&mut self, factor: f64) {
-        self.policy.rescale_costs(factor);
-    }
-
-    fn check_budget(&self, budget: Duration) -> Result<(), Impossible> {
-        self.policy.check_budget(budget)
     }
 }
 

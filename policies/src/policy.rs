@@ -338,39 +338,60 @@ pub trait Policy: Send {
     /// What the next inference is expected to cost by the bundle's cost model.
     fn modelled_cost(&self) -> Duration;
 
+    /// The policy that this one stands around, if it does: what is left out below is left to that.
+    fn inner(&self) -> Option<&dyn Policy> {
+        None
+    }
+
+    /// The same, to change it.
+    fn inner_mut(&mut self) -> Option<&mut dyn Policy> {
+        None
+    }
+
     /// Sets the noise of the next inference, row-major, normalised units, of the shape that
     /// [`PolicySpec::noise_shape`] says, instead of drawn noise.
     ///
     /// # Errors
     /// [`ObservationError::Noise`] for another size, a value that is not finite, or a policy without noise.
     fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {
-        Err(ObservationError::Noise { needed: 0, got: noise.len() })
+        match self.inner_mut() {
+            Some(inner) => inner.set_noise(noise),
+            None => Err(ObservationError::Noise { needed: 0, got: noise.len() }),
+        }
     }
 
     /// Action token ids of the last inference, before any injected fault; empty for a policy without tokens.
     fn tokens(&self) -> &[u32] {
-        &[]
+        self.inner().map_or(&[], |inner| inner.tokens())
     }
 
     /// What can be planned about an inference.
     fn work(&self) -> Work {
-        Work::Once
+        self.inner().map_or(Work::Once, |inner| inner.work())
     }
 
     /// Sets what the next inference does with its budget; a policy that [`load_policy`](crate::load_policy) returned
     /// plans by itself where nothing was set.
-    fn set_plan(&mut self, _plan: Plan) {}
+    fn set_plan(&mut self, plan: Plan) {
+        if let Some(inner) = self.inner_mut() {
+            inner.set_plan(plan);
+        }
+    }
 
     /// The machine runs at another speed than before: costs measured so far count `factor` times, until new ones are
     /// measured. Larger than 1 for a slower machine.
-    fn rescale_costs(&mut self, _factor: f64) {}
+    fn rescale_costs(&mut self, factor: f64) {
+        if let Some(inner) = self.inner_mut() {
+            inner.rescale_costs(factor);
+        }
+    }
 
     /// Refuses a budget that no answer can meet at the costs measured so far, by the golden samples if by nothing else:
     /// for whoever activates a robot in real time.
     ///
     /// # Errors
     /// [`Impossible`], with the figures.
-    fn check_budget(&self, _budget: Duration) -> Result<(), Impossible> {
-        Ok(())
+    fn check_budget(&self, budget: Duration) -> Result<(), Impossible> {
+        self.inner().map_or(Ok(()), |inner| inner.check_budget(budget))
     }
 }

@@ -6,7 +6,7 @@ use super::{CostWindows, Demand, Impossible, Plan, StageCosts, Work, check_budge
 use crate::bundle::PolicySpec;
 use crate::chunk::{ActionChunk, Stages};
 use crate::observation::{Budget, Committed, Epoch, Observation};
-use crate::policy::{ObservationError, OutputFault, Policy, PolicyError, StopReason};
+use crate::policy::{OutputFault, Policy, PolicyError, StopReason};
 
 /// How much a new answer counts in what is expected of the next.
 const NEW: f64 = 0.1;
@@ -91,6 +91,14 @@ impl Policy for Planned {
         Ok(stop)
     }
 
+    fn inner(&self) -> Option<&dyn Policy> {
+        Some(&*self.inner)
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut dyn Policy> {
+        Some(&mut *self.inner)
+    }
+
     fn check_instruction(&self, instruction: &str) -> Result<(), PolicyError> {
         self.inner.check_instruction(instruction)
     }
@@ -108,14 +116,6 @@ impl Policy for Planned {
 
     fn modelled_cost(&self) -> Duration {
         self.inner.modelled_cost()
-    }
-
-    fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {
-        self.inner.set_noise(noise)
-    }
-
-    fn tokens(&self) -> &[u32] {
-        self.inner.tokens()
     }
 
     fn work(&self) -> Work {

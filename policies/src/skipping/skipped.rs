@@ -13,8 +13,7 @@ use crate::bundle::PolicySpec;
 use crate::chunk::{ActionChunk, Stages};
 use crate::families::check_observation;
 use crate::observation::{Budget, Committed, Continuation, Epoch, Observation};
-use crate::planner::{Impossible, Plan, Work};
-use crate::policy::{ObservationError, OutputFault, Policy, PolicyError, StopReason};
+use crate::policy::{OutputFault, Policy, PolicyError, StopReason};
 use crate::thresholds::{ExtrapolationThresholds, ReuseThresholds};
 
 /// When a call is skipped.
@@ -187,6 +186,14 @@ impl Policy for Skipped {
         result
     }
 
+    fn inner(&self) -> Option<&dyn Policy> {
+        Some(&*self.inner)
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut dyn Policy> {
+        Some(&mut *self.inner)
+    }
+
     fn check_instruction(&self, instruction: &str) -> Result<(), PolicyError> {
         self.inner.check_instruction(instruction)
     }
@@ -205,28 +212,7 @@ impl Policy for Skipped {
         self.inner.modelled_cost()
     }
 
-    fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {
-        self.inner.set_noise(noise)
-    }
-
     fn tokens(&self) -> &[u32] {
         if self.skipped { &[] } else { self.inner.tokens() }
-    }
-
-    fn work(&self) -> Work {
-        self.inner.work()
-    }
-
-    fn set_plan(&mut self, plan: Plan) {
-        self.inner.set_plan(plan);
-    }
-
-    fn rescale_costs(&mut self, factor: f64) {
-        self.inner.rescale_costs(factor);
-    }
-
-    fn check_budget(&self, budget: Duration) -> Result<(), Impossible> {
-        // A skipped answer needs no time, and one that is not skipped must be possible.
-        self.inner.check_budget(budget)
     }
 }
