@@ -143,10 +143,11 @@ type Corner = (V3, [f32; 2]);
 pub struct Renderer {
     width: usize,
     height: usize,
-    colour: Vec<[u8; 3]>,
+    /// What each sample shows: red, green, blue and label, from the lowest byte up. One number, so that writing a line
+    /// vectorises.
+    shown: Vec<u32>,
     /// Inverse depth of each sample, 1/m; 0 is infinitely far.
     nearness: Vec<f32>,
-    label: Vec<u8>,
     line: Line,
     view: Option<View>,
 }
@@ -159,9 +160,8 @@ impl Renderer {
         Self {
             width,
             height,
-            colour: vec![[0; 3]; samples],
+            shown: vec![sample([0; 3], LABEL_NOTHING); samples],
             nearness: vec![0.0; samples],
-            label: vec![LABEL_NOTHING; samples],
             line: Line::new(width * SAMPLES),
             view: None,
         }
@@ -197,8 +197,8 @@ impl Renderer {
             let light = look.ambient
                 + look.diffuse * dot(normal, look.light_direction).max(0.0)
                 + look.headlight * -dot(normal, view.forward).min(0.0);
-            let lit = |rgb: V3| rgb.map(|c| (c * light).clamp(0.0, 1.0) * 255.0).map(|c| c as u8);
-            let paint = Paint { first: lit(base), second: second.map(lit), label };
+            let lit = |rgb: V3| sample(rgb.map(|c| (c * light).clamp(0.0, 1.0) * 255.0).map(|c| c as u8), label);
+            let paint = Paint { first: lit(base), second: second.map(lit) };
             self.draw(&view, corners, &paint);
         }
         self.view = Some(view);
@@ -207,13 +207,12 @@ impl Renderer {
 
     fn clear(&mut self, look: &Look) {
         self.nearness.fill(0.0);
-        self.label.fill(LABEL_NOTHING);
         let [top, bottom] = look.background_rgb;
         let rows = self.height * SAMPLES;
-        for (y, row) in self.colour.chunks_exact_mut(self.width * SAMPLES).enumerate() {
+        for (y, row) in self.shown.chunks_exact_mut(self.width * SAMPLES).enumerate() {
             let share = y as f32 / rows as f32;
             let rgb = core::array::from_fn(|i| ((top[i] + (bottom[i] - top[i]) * share).clamp(0.0, 1.0) * 255.0) as u8);
-            row.fill(rgb);
+            row.fill(sample(rgb, LABEL_NOTHING));
         }
     }
 
@@ -310,31 +309,31 @@ impl Renderer {
                 }
             }
             let second = paint.second.unwrap_or(paint.first);
-            let (labels, colours) = (&mut self.label[line.clone()][..length], &mut self.colour[line][..length]);
+            let shown = &mut self.shown[line][..length];
             for i in 0..length {
-                if now_near[i] > 0.0 {
-                    nearness[i] = now_near[i];
-                    labels[i] = paint.label;
-                    colours[i] = if is_odd[i] == 0 { paint.first } else { second };
-                }
+                // Words are mixed by masks: of a choice the compiler makes a jump, and then nothing vectorises.
+                let is_hit = u32::from(now_near[i] > 0.0).wrapping_neg();
+                let is_second = (is_odd[i] & 1).wrapping_neg();
+                let here = paint.first & !is_second | second & is_second;
+                shown[i] = here & is_hit | shown[i] & !is_hit;
+                nearness[i] = nearness[i].max(now_near[i]);
             }
         }
     }
 
     /// Averages the samples of each pixel.
     fn resolve(&self, image: &mut [u8]) {
+        // Red and blue are summed in the two halves of a word, green in another.
+        const HALVES: u32 = 0x00ff_00ff;
         let stride = self.width * SAMPLES;
-        for (y, row) in image.chunks_exact_mut(self.width * 3).enumerate() {
-            let (upper, lower) = (y * SAMPLES * stride, (y * SAMPLES + 1) * stride);
-            for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
-                let at = x * SAMPLES;
-                for (channel, value) in pixel.iter_mut().enumerate() {
-                    let sum = u16::from(self.colour[upper + at][channel])
-                        + u16::from(self.colour[upper + at + 1][channel])
-                        + u16::from(self.colour[lower + at][channel])
-                        + u16::from(self.colour[lower + at + 1][channel]);
-                    *value = ((sum + 2) / 4) as u8;
-                }
+        for (row, lines) in image.chunks_exact_mut(self.width * 3).zip(self.shown.chunks_exact(stride * SAMPLES)) {
+            let (upper, lower) = lines.split_at(stride);
+            let pairs = upper.chunks_exact(SAMPLES).zip(lower.chunks_exact(SAMPLES));
+            for (pixel, (upper, lower)) in row.chunks_exact_mut(3).zip(pairs) {
+                let sum = |part: fn(u32) -> u32| part(upper[0]) + part(upper[1]) + part(lower[0]) + part(lower[1]);
+                let red_blue = (sum(|shown| shown & HALVES) + 0x0002_0002) / 4 & HALVES;
+                let green = (sum(|shown| shown >> 8 & 0xff) + 2) / 4;
+                pixel.copy_from_slice(&[red_blue as u8, green as u8, (red_blue >> 16) as u8]);
             }
         }
     }
@@ -346,14 +345,14 @@ impl Renderer {
         let inside = u >= 0.0 && v >= 0.0 && u < self.width as f32 && v < self.height as f32;
         let is_visible = inside && {
             let (x, y) = ((u * SAMPLES as f32) as usize, (v * SAMPLES as f32) as usize);
-            self.label[y * self.width * SAMPLES + x] == LABEL_CUBE + cube
+            label_of(self.shown[y * self.width * SAMPLES + x]) == LABEL_CUBE + cube
         };
         Some(([u, v], is_visible))
     }
 
     /// Share of the last image covered by this cube, in pixels.
     pub fn cube_pixels(&self, cube: u8) -> f32 {
-        let samples = self.label.iter().filter(|&&label| label == LABEL_CUBE + cube).count();
+        let samples = self.shown.iter().filter(|&&shown| label_of(shown) == LABEL_CUBE + cube).count();
         samples as f32 / (SAMPLES * SAMPLES) as f32
     }
 }
@@ -374,9 +373,17 @@ impl Line {
     }
 }
 
+/// Samples as they are written.
 struct Paint {
-    first: [u8; 3],
-    /// The other colour of a checkered surface.
-    second: Option<[u8; 3]>,
-    label: u8,
+    first: u32,
+    /// Of the other squares of a checkered surface.
+    second: Option<u32>,
+}
+
+fn sample([red, green, blue]: [u8; 3], label: u8) -> u32 {
+    u32::from_le_bytes([red, green, blue, label])
+}
+
+fn label_of(sample: u32) -> u8 {
+    sample.to_le_bytes()[3]
 }
