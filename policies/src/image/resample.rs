@@ -220,6 +220,11 @@ impl Resampler {
         let (plane, stride) = (slot.0 * slot.1, self.from.0 * 3);
         for y in 0..size.1 {
             let (first, weights) = self.rows.of(y);
+            let known = (first + weights.len()) * stride;
+            if y + 1 < size.1 {
+                let (next, weights) = self.rows.of(y + 1);
+                touch(&pixels[known..(next + weights.len()) * stride]);
+            }
             blend(&pixels[first * stride..(first + weights.len()) * stride], weights, &mut self.line);
             for (wide, &[red, green, blue]) in self.wide.iter_mut().zip(self.line.as_chunks().0) {
                 *wide = [red, green, blue, 0.0];
@@ -233,6 +238,13 @@ impl Resampler {
             }
         }
     }
+}
+
+/// Reads one byte of every cache line, in order: a frame lies in memory or in another core's caches, and a blend over
+/// several rows asks for its lines in an order that is not fetched ahead.
+#[inline(always)]
+fn touch(bytes: &[u8]) {
+    core::hint::black_box(bytes.iter().step_by(64).fold(0, |all, byte| all ^ byte));
 }
 
 /// A value as a whole level, brought to 0..1.
