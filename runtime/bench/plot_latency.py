@@ -1,6 +1,6 @@
-"""Success against latency: reads `endplate evaluate … --json FILE`, writes an SVG. Standard library only.
+"""Success against latency: reads `endplate evaluate … --json FILE`, prints a table, writes an SVG. Standard library only.
 
-Usage: python runtime/bench/plot_latency.py REPORT.json TASK OUT.svg
+Usage: python runtime/bench/plot_latency.py REPORT.json[,REPORT.json…] TASK OUT.svg
 """
 
 import json
@@ -9,12 +9,14 @@ import sys
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"]
 W, H, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 64, 400, 40, 310
 
-report, task, out = sys.argv[1:4]
-with open(report, encoding="utf-8") as file:
-    rows = [row for row in json.load(file)["rows"] if row["setting"]["task"] == task and row["episodes"]]
+reports, task, out = sys.argv[1:4]
+rows = []
+for report in reports.split(","):
+    with open(report, encoding="utf-8") as file:
+        rows += [row for row in json.load(file)["rows"] if row["setting"]["task"] == task and row["episodes"]]
 if not rows:
-    sys.exit(f"{report}: no rows of the task {task}")
-series = {}
+    sys.exit(f"{reports}: no rows of the task {task}")
+series, cells = {}, {}
 for row in rows:
     setting = row["setting"]
     if not setting["latency"].endswith("ms"):
@@ -22,6 +24,14 @@ for row in rows:
     name = f"{setting['bundle'].removeprefix('pick-cube-')}, {setting.get('handover') or 'own'}"
     point = (float(setting["latency"][:-2]), row["successes"] / row["episodes"], row["success_interval"], row["episodes"])
     series.setdefault(name, []).append(point)
+    low, high = row["success_interval"]
+    done = f", {row['completion_s']['p50']:.1f} s" if row["completion_s"] else ""
+    cells[name, point[0]] = f"{row['successes']} of {row['episodes']} ({low:.0%}–{high:.0%}){done}".replace("%–", "–").replace("%)", " %)")
+columns = sorted({latency for _, latency in cells})
+print("| |", " | ".join(f"{latency:g} ms" for latency in columns), "|")
+print("|---" * (len(columns) + 1) + "|")
+for name in series:
+    print(f"| {name} |", " | ".join(cells.get((name, latency), "–") for latency in columns), "|")
 longest = max(point[0] for points in series.values() for point in points) or 1.0
 
 
