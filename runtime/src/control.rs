@@ -600,7 +600,7 @@ impl ControlLoop {
             let speed = self.retimer.speed();
             let ahead = self.motion.saturating_add(period.mul_f64(speed));
             if let Some(reference) = self.scheduler.sample(now, ahead) {
-                let speed = self.retimer.pace(self.filter.motion(), &reference);
+                let speed = self.retimer.pace(self.filter.motion(), &reference, self.scheduler.top_speed(now, ahead));
                 let target = self.retimer.follow(self.filter.motion(), &reference);
                 let valid_until = now.saturating_add(self.spec.control.command_valid);
                 let asked = JointCommand { mode: CommandMode::Position, target, valid_until };

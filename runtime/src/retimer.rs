@@ -39,7 +39,7 @@ impl Retimer {
         Self { limits: limits.to_vec(), interpolation: interpolation.to_vec(), period_s, speed: 1.0 }
     }
 
-    /// The speed of motion time, in 0..=1.
+    /// The speed of motion time: 0 stands still, 1 is as planned.
     pub fn speed(&self) -> f64 {
         self.speed
     }
@@ -51,7 +51,8 @@ impl Retimer {
 
     /// Sets how fast motion time is to advance in this period, from how far the commanded motion lags behind the
     /// reference: all joints slow down together when one cannot keep up.
-    pub fn pace(&mut self, motion: &Motion, reference: &Reference) -> f64 {
+    /// `top` is the fastest.
+    pub fn pace(&mut self, motion: &Motion, reference: &Reference, top: f64) -> f64 {
         let lag = (0..self.limits.len())
             .filter(|&joint| self.interpolation[joint] != Interpolation::Hold)
             .map(|joint| {
@@ -61,7 +62,7 @@ impl Retimer {
                 (target - motion.position_rad[joint]).abs()
             })
             .fold(0.0, f64::max);
-        let wanted = ((STOPPED_RAD - lag) / (STOPPED_RAD - FULL_SPEED_RAD)).clamp(0.0, 1.0);
+        let wanted = ((STOPPED_RAD - lag) / (STOPPED_RAD - FULL_SPEED_RAD)).clamp(0.0, 1.0) * top;
         self.speed += (wanted - self.speed).clamp(-SPEED_STEP, SPEED_STEP);
         self.speed
     }

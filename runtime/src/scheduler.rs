@@ -64,6 +64,9 @@ pub struct PlayRules {
     pub max_age: Duration,
 }
 
+/// How far behind the motion is when it is made up for as fast as allowed, s; less, slower.
+const FULLY_BEHIND_S: f64 = 0.2;
+
 /// Latencies of the last answers, so that a spike is forgotten.
 const LATENCIES: usize = 10;
 
@@ -148,6 +151,7 @@ impl ChunkScheduler {
             return Err(ChunkRefusal::Malformed);
         }
         self.next.load(chunk);
+        self.next.lead(self.handover.lead);
         if self.handover.mode == Mode::NaiveAsynchronous {
             naive::drop_rows(&mut self.next, motion, asked.map_or(Duration::ZERO, |asked| now.duration_since(asked)));
         }
@@ -242,6 +246,18 @@ impl ChunkScheduler {
         }
         let rows = self.current.row_at(motion) - self.rules.execute_rows as f64;
         Duration::from_secs_f64((rows * self.current.period().as_secs_f64()).max(0.0))
+    }
+
+    /// The fastest motion time may run: 1, and more while it is behind the clock of the observation that is being
+    /// played, by `catch_up` at most. Nothing is skipped: rows are played in less time until the motion stands where the
+    /// policy planned it for.
+    pub fn top_speed(&self, now: Instant, motion: MotionTime) -> f64 {
+        if self.handover.catch_up == 0.0 || self.current.is_empty() {
+            return 1.0;
+        }
+        let elapsed = now.duration_since(self.current.captured()).as_secs_f64();
+        let behind = elapsed - motion.seconds_since(self.current.anchor());
+        1.0 + self.handover.catch_up * (behind / FULLY_BEHIND_S).clamp(0.0, 1.0)
     }
 
     /// Copies what will still be played if no other chunk comes.
@@ -402,6 +418,29 @@ mod tests {
         assert!((at(500)[0] - (0.5 * 5.0 + 0.5 * 3.0)).abs() < 1e-9, "{:?}", at(500));
         assert_eq!(at(500)[1], 3.0, "a gripper comes from one chunk");
         assert!((at(1000)[0] - 8.0).abs() < 1e-9, "past the old rows the new ones stand alone");
+    }
+
+    #[test]
+    fn a_lead_makes_every_row_due_earlier_and_does_not_grow() {
+        let mut scheduler = handing_over("switch:lead=50ms");
+        let row = |scheduler: &ChunkScheduler, at: u64| scheduler.sample(instant(at), motion(at)).unwrap().row;
+        assert!((row(&scheduler, 200) - 2.5).abs() < 1e-9);
+        assert!(scheduler.wants_chunk(instant(350), motion(350)), "executed 50 ms earlier, asked for 50 ms earlier");
+        scheduler.offer(instant(400), motion(400), &raised(350, 0.0)).unwrap();
+        assert!((row(&scheduler, 400) - 1.0).abs() < 1e-9);
+        scheduler.offer(instant(500), motion(500), &raised(400, 0.0)).unwrap();
+        assert!((row(&scheduler, 500) - 1.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn motion_that_fell_behind_may_run_faster_until_it_has_caught_up() {
+        let caught = handing_over("switch:catch_up=0.25");
+        let top = |scheduler: &ChunkScheduler, now: u64, at: u64| scheduler.top_speed(instant(now), motion(at));
+        assert_eq!(top(&caught, 300, 300), 1.0, "nothing was lost");
+        assert_eq!(top(&caught, 300, 400), 1.0);
+        assert!((top(&caught, 400, 300) - 1.125).abs() < 1e-9, "half of it for 100 ms");
+        assert!((top(&caught, 1_900, 300) - 1.25).abs() < 1e-9, "and never more than that");
+        assert_eq!(top(&handing_over("switch"), 1_900, 300), 1.0);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) mod track;
 mod trigger;
 
 use core::fmt;
+use core::time::Duration;
 use endplate_policies::bundle::FamilySpec;
 use endplate_policies::{Continuation, PolicySpec};
 pub use trigger::Trigger;
@@ -57,11 +58,23 @@ pub struct Handover {
     pub trigger: Trigger,
     /// Roll the joint state forward by the rows that will be played until the answer comes (VLASH).
     pub project_state: bool,
+    /// Every row is due that much earlier, by motion time: for the time from a command to the joint's motion (UMI, arXiv
+    /// 2402.10329, matching of action latency).
+    pub lead: Duration,
+    /// How much faster than planned rows may be played while the motion is behind the clock of the chunk's observation,
+    /// as a share; 0 never makes up for time lost.
+    pub catch_up: f64,
 }
 
 impl Default for Handover {
     fn default() -> Self {
-        Self { mode: Mode::Switch, trigger: Trigger::Executed, project_state: false }
+        Self {
+            mode: Mode::Switch,
+            trigger: Trigger::Executed,
+            project_state: false,
+            lead: Duration::ZERO,
+            catch_up: 0.0,
+        }
     }
 }
 
@@ -89,7 +102,7 @@ pub enum HandoverError {
 }
 
 const MODES: &str = "switch, blend, ensemble, rtc, prefix";
-const OPTIONS: &str = "project, ask=every, ask=executed, ask=N_rows, ask=Nms, old=SHARE (blend), decay=M (ensemble), \
+const OPTIONS: &str = "project, lead=Nms, catch_up=SHARE, ask=every, ask=executed, ask=N_rows, ask=Nms, old=SHARE (blend), decay=M (ensemble), \
                        beta=B (rtc)";
 
 impl Handover {
@@ -124,6 +137,13 @@ impl Handover {
                 (Some(("ask", value)), _) => {
                     handover.trigger = Trigger::parse(value).ok_or_else(|| wrong(format!("`{option}`: {OPTIONS}")))?;
                 }
+                (Some(("lead", value)), _) => {
+                    let Some(millis) = value.strip_suffix("ms") else {
+                        return Err(wrong(format!("`{option}`: write a time, such as lead=50ms")));
+                    };
+                    handover.lead = Duration::from_secs_f64(number(millis, 0.0, 1000.0)? / 1e3);
+                }
+                (Some(("catch_up", value)), _) => handover.catch_up = number(value, 0.0, 0.5)?,
                 (Some(("old", value)), Mode::Blend { old_share }) => *old_share = number(value, 0.0, 1.0)?,
                 (Some(("decay", value)), Mode::Ensemble { decay }) => *decay = number(value, -10.0, 10.0)?,
                 (Some(("beta", value)), Mode::Rtc { beta }) => *beta = number(value, 0.1, 1000.0)?,
@@ -163,6 +183,18 @@ impl Handover {
         if self.project_state && self.is_baseline() {
             return refuse("a baseline plays from the observed state: drop `project`".into());
         }
+        if self.is_baseline() && (self.catch_up > 0.0 || !self.lead.is_zero()) {
+            return refuse("a baseline plays rows as they are: drop `lead` and `catch_up`".into());
+        }
+        if !self.lead.is_zero() {
+            if self.project_state || self.continuation(spec) != Continuation::Free {
+                return refuse("what a chunk continues is where rows are when they are due: drop `lead`".into());
+            }
+            if self.lead >= spec.chunk.row_period * (spec.chunk.execute_rows as u32) {
+                let most = spec.chunk.row_period * (spec.chunk.execute_rows as u32);
+                return refuse(format!("lead={:?}: the rows to be executed last {most:?}: use less", self.lead));
+            }
+        }
         if matches!(self.mode, Mode::Ensemble { .. }) && self.trigger != Trigger::Every {
             return refuse("an ensemble needs a prediction as often as there can be one: use `ask=every`".into());
         }
@@ -198,6 +230,12 @@ impl fmt::Display for Handover {
         if self.trigger != Trigger::Executed {
             write!(f, ":ask={}", self.trigger)?;
         }
+        if !self.lead.is_zero() {
+            write!(f, ":lead={}ms", self.lead.as_secs_f64() * 1e3)?;
+        }
+        if self.catch_up > 0.0 {
+            write!(f, ":catch_up={}", self.catch_up)?;
+        }
         if self.project_state { write!(f, ":project") } else { Ok(()) }
     }
 }
@@ -211,6 +249,7 @@ mod tests {
         for text in [
             "switch",
             "switch:ask=every:project",
+            "switch:lead=53.5ms:catch_up=0.25",
             "blend:old=0.3",
             "ensemble:decay=0.01:ask=every",
             "rtc:beta=12.5:ask=6_rows",
@@ -230,6 +269,9 @@ mod tests {
             ("rtc:beta=nan", "between 0.1 and 1000"),
             ("blend:old=2", "between 0 and 1"),
             ("switch:ask=soon", "ask=every"),
+            ("switch:lead=2", "lead=50ms"),
+            ("switch:lead=-1ms", "between 0 and 1000"),
+            ("switch:catch_up=2", "between 0 and 0.5"),
         ] {
             let error = Handover::parse(text).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

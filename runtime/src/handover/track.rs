@@ -16,7 +16,7 @@ pub(crate) struct Track {
     horizon: usize,
     period: Duration,
     anchor: MotionTime,
-    /// Rows to leave out at the anchor; 0 unless rows are counted off by a latency estimate.
+    /// Rows to leave out at the anchor: the lead, or what a baseline counts off by a latency estimate.
     skipped: f64,
     captured: Instant,
 }
@@ -51,6 +51,11 @@ impl Track {
         self.skipped = 0.0;
     }
 
+    /// Every row is due that much earlier.
+    pub(crate) fn lead(&mut self, lead: Duration) {
+        self.skipped += lead.as_secs_f64() / self.period.as_secs_f64();
+    }
+
     /// Takes over what `other` has.
     pub(crate) fn copy_from(&mut self, other: &Self) {
         let values = other.horizon * other.dims;
@@ -78,6 +83,11 @@ impl Track {
 
     pub(crate) fn period(&self) -> Duration {
         self.period
+    }
+
+    /// The motion time of the observation.
+    pub(crate) fn anchor(&self) -> MotionTime {
+        self.anchor
     }
 
     pub(crate) fn captured(&self) -> Instant {

@@ -25,7 +25,15 @@ use std::sync::Arc;
 const LENGTH: Duration = Duration::from_secs(5);
 /// Periods of the longest episode, and some.
 const RECORDS: usize = 1 << 14;
-const HANDOVERS: [&str; 5] = ["switch", "blend", "ensemble", "rtc:ask=every", "switch:project"];
+const HANDOVERS: [&str; 7] = [
+    "switch",
+    "blend",
+    "ensemble",
+    "rtc:ask=every",
+    "switch:project",
+    "switch:catch_up=0.5",
+    "switch:lead=150ms:catch_up=0.25",
+];
 
 /// Runs the seeds asked for, or the matrix.
 pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
