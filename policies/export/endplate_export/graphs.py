@@ -1,8 +1,9 @@
-"""Hand-built ONNX graphs of the policies (opset 17, static shapes), sharing one weights file.
+"""Hand-built ONNX graphs of the policies (opset 17, static shapes but for ``decode``), sharing one weights file.
 
 Weights are fp16 tensors of ``weights.safetensors``; a graph's initialiser is a window into that file (ONNX external
 data: absolute offset and length) and goes through one ``Cast`` to f32, which engines fold when they load. Only
-integers and scalars under 64 bytes are inline. No shape arithmetic, no -1 reshapes: attention is 5-D and grouped.
+integers and scalars under 64 bytes are inline. No shape arithmetic: attention is 5-D and grouped. A reshape leaves a size
+to be found (-1) only where that is the symbolic number of rows.
 """
 
 from __future__ import annotations
@@ -240,6 +241,7 @@ class _Rotary:
     """Splits rows into heads and turns them by their positions: cos and sin f32 [1, 1, s, hd/2]."""
 
     def __init__(self, g: Graph, shape: Shape, rows: int):
+        """``rows`` is -1 where their number is symbolic."""
         self.g, self.rows, self.head_dim = g, rows, shape.head_dim
         angle = g.op("Mul", g.op("Reshape", g.op("Cast", "positions", to=TensorProto.FLOAT), g.ints(1, 1, rows, 1)), g.weight("rope"))
         self.cos, self.sin = g.op("Cos", angle), g.op("Sin", angle)
@@ -285,19 +287,23 @@ def _past(g: Graph, shape: Shape, rows: int) -> None:
             g.input(f"past_{kind}_{layer}", [1, shape.kv_heads, rows, shape.head_dim])
 
 
-def decoder(weights: Weights, shape: Shape, rows: int, past: int, logits: bool = True) -> ModelProto:
+def decoder(weights: Weights, shape: Shape, rows: int | None, past: int, logits: bool = True) -> ModelProto:
     """``prefill`` (rows = S, past = 0; logits of the last row only) or ``decode_kK`` (rows = K, past = Tmax; logits of every row).
 
+    Without ``rows`` it is ``decode``: K and the width of the mask, past + K, are symbolic, and one graph is all of the above.
     Without ``logits`` (flow) the graph ends at the last layer's keys and values.
     """
-    s, d, hd = rows, shape.width, shape.head_dim
-    g = Graph("prefill" if past == 0 else f"decode_k{rows}", weights)
+    if rows is None and not past:
+        raise ValueError("a graph of any number of rows has a slab: nothing else is symbolic in it")
+    s, d, hd = ("K" if rows is None else rows), shape.width, shape.head_dim
+    count = -1 if rows is None else rows
+    g = Graph("prefill" if past == 0 else "decode" if rows is None else f"decode_k{rows}", weights)
     x = g.input("x", [1, s, d])
     g.input("positions", [1, s], TensorProto.INT64)
-    g.input("mask", [1, 1, s, past + s])
+    g.input("mask", [1, 1, s, "T" if rows is None else past + s])
     if past:
         _past(g, shape, past)
-    rotary = _Rotary(g, shape, s)
+    rotary = _Rotary(g, shape, count)
     mask = g.op("Unsqueeze", "mask", g.ints(2))
     for layer in range(shape.layers):
         name = f"layers.{layer}."
@@ -310,7 +316,7 @@ def decoder(weights: Weights, shape: Shape, rows: int, past: int, logits: bool =
         if last and not logits:
             return g.model()
         q = rotary.rotate(rotary.heads(g.op("MatMul", h, g.weight(name + "q")), shape.heads))
-        kept, bias = s, mask
+        kept, bias = count, mask
         if last and not past:  # nothing after the last layer's attention needs more than the last row
             kept = 1
             q = g.op("Slice", q, g.ints(s - 1), g.ints(s), g.ints(2))

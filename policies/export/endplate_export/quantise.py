@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +88,14 @@ def load(folder: Path, name: str) -> onnx.ModelProto:
 class Reader:
     """The sets of a captured ``.npz``, one after the other, as onnxruntime's calibration reads them."""
 
-    def __init__(self, arrays: dict[str, np.ndarray]):
-        self.arrays, self.next = arrays, 0
+    def __init__(self, sets: list[dict[str, np.ndarray]]):
+        self.sets, self.next = sets, 0
 
     def get_next(self):
-        if self.next == len(next(iter(self.arrays.values()))):
+        if self.next == len(self.sets):
             return None
         self.next += 1
-        return {name: np.ascontiguousarray(values[self.next - 1]) for name, values in self.arrays.items()}
+        return self.sets[self.next - 1]
 
     def rewind(self):
         self.next = 0
@@ -153,7 +154,7 @@ def four_bits(model: onnx.ModelProto) -> onnx.ModelProto:
     return pruned(model)
 
 
-def check_range(model: onnx.ModelProto, name: str, captured: dict[str, np.ndarray], sets: int = 8) -> None:
+def check_range(model: onnx.ModelProto, name: str, captured: list[dict[str, np.ndarray]], sets: int = 8) -> None:
     """Refuses a graph of which any intermediate value leaves the range of fp16 on captured inputs: on a CPU that would not
     show, since 16-bit kernels compute in 32 bits there."""
     wide = onnx.shape_inference.infer_shapes(model)
@@ -162,9 +163,8 @@ def check_range(model: onnx.ModelProto, name: str, captured: dict[str, np.ndarra
     inside = [output for node in wide.graph.node for output in node.output if kinds.get(output) == onnx.TensorProto.FLOAT and output not in present]
     wide.graph.output.extend(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None) for output in inside)
     session = onnxruntime.InferenceSession(wide.SerializeToString(), providers=["CPUExecutionProvider"])
-    for index in range(min(sets, len(next(iter(captured.values()))))):
-        outputs = session.run(None, {key: np.ascontiguousarray(values[index]) for key, values in captured.items()})
-        for output, values in zip(session.get_outputs(), outputs):
+    for inputs in captured[:sets]:
+        for output, values in zip(session.get_outputs(), session.run(None, inputs)):
             largest = np.abs(values).max(initial=0.0) if values.dtype == np.float32 else 0.0
             if not largest <= FP16_MAX:
                 raise QuantiseError(f"{name}: {output.name} reaches {largest:.3g} on captured inputs, and fp16 ends at {FP16_MAX:.0f}: use int8_weights")
@@ -190,7 +190,7 @@ def half(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return convert_float_to_float16(model, keep_io_types=True)
 
 
-def quantised(model: onnx.ModelProto, name: str, precision: str, captured: dict[str, np.ndarray] | None) -> onnx.ModelProto:
+def quantised(model: onnx.ModelProto, name: str, precision: str, captured: list[dict[str, np.ndarray]]) -> onnx.ModelProto:
     """The graph in other numbers."""
     from onnxruntime import quantization as q
 
@@ -216,15 +216,14 @@ def quantised(model: onnx.ModelProto, name: str, precision: str, captured: dict[
         return onnx.load(str(result))
 
 
-def check_outputs(model: onnx.ModelProto, name: str, captured: dict[str, np.ndarray], sets: int = 8) -> None:
+def check_outputs(model: onnx.ModelProto, name: str, captured: list[dict[str, np.ndarray]], sets: int = 8) -> None:
     """Refuses a graph whose outputs are not finite on captured inputs."""
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises types of its own, one a status
         raise QuantiseError(f"{name}: onnxruntime {onnxruntime.__version__} cannot run the graph in these numbers ({error}); leave it in f32 with --keep {name.removesuffix('.onnx')}") from error
-    for index in range(min(sets, len(next(iter(captured.values()))))):
-        outputs = session.run(None, {key: np.ascontiguousarray(values[index]) for key, values in captured.items()})
-        for output, values in zip(session.get_outputs(), outputs):
+    for index, inputs in enumerate(captured[:sets]):
+        for output, values in zip(session.get_outputs(), session.run(None, inputs)):
             if not np.isfinite(values).all():
                 raise QuantiseError(f"{name}: output {output.name} is not finite on captured inputs (set {index}): these numbers overflow; use int8_weights")
 
@@ -275,12 +274,11 @@ def quantise(args: argparse.Namespace, folder: Path) -> list[str]:
     unknown = set(args.keep) - {name.removesuffix(".onnx") for name in graphs}
     if unknown:
         raise QuantiseError(f"--keep {' '.join(sorted(unknown))}: no such graph; the bundle has {', '.join(name.removesuffix('.onnx') for name in graphs)}")
-    captured: dict[str, dict[str, np.ndarray]] = {}
+    captured: dict[str, list[dict[str, np.ndarray]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         run(args.endplate, "capture", args.recording, "--bundle", bundle, "--out", scratch, "--sets", args.sets)
         for name in graphs:
-            path = Path(scratch) / (name.removesuffix(".onnx") + ".npz")
-            captured[name] = dict(np.load(path)) if path.exists() else {}
+            captured[name] = captured_sets(Path(scratch), name.removesuffix(".onnx"))
     shared, tensors = Shared(), set()
     kept = [name for name in graphs if name.removesuffix(".onnx") in args.keep]
     needed = {place for name in kept for place in locations(bundle / name)}
@@ -335,6 +333,16 @@ def quantise(args: argparse.Namespace, folder: Path) -> list[str]:
     for engine in engines:
         run(args.endplate, "check", "--golden", "--bundle", folder, "--engine", engine, *args.library, *args.robot)
     return report
+
+
+def captured_sets(folder: Path, graph: str) -> list[dict[str, np.ndarray]]:
+    """The sets of inputs of a graph that ``endplate capture`` wrote; of a graph of any number of rows (``decode.k1.npz``,
+    ``decode.k8.npz``) in turn, so that the first few are of every number."""
+    groups = []
+    for path in sorted([*folder.glob(f"{graph}.npz"), *folder.glob(f"{graph}.k*.npz")]):
+        arrays = dict(np.load(path))
+        groups.append([{key: np.ascontiguousarray(values[index]) for key, values in arrays.items()} for index in range(len(next(iter(arrays.values()))))])
+    return [inputs for turn in zip_longest(*groups) for inputs in turn if inputs is not None]
 
 
 def locations(graph: Path) -> set[str]:

@@ -34,10 +34,10 @@ def run(model: onnx.ModelProto, inputs: dict) -> np.ndarray:
 def test_every_precision_stays_close_to_f32(precision):
     rng = np.random.default_rng(1)
     model = linear(rng.normal(0, 1, (64, 32)))
-    captured = {"x": rng.normal(0, 1, (8, 4, 64)).astype(np.float32)}
-    exact = run(model, {"x": captured["x"][0]})
+    captured = [{"x": rng.normal(0, 1, (4, 64)).astype(np.float32)} for _ in range(8)]
+    exact = run(model, captured[0])
     other = quantise.quantised(onnx.load_from_string(model.SerializeToString()), "linear.onnx", precision, captured)
-    error = np.abs(run(other, {"x": captured["x"][0]}) - exact).max() / np.abs(exact).max()
+    error = np.abs(run(other, captured[0]) - exact).max() / np.abs(exact).max()
     assert 0 < error < ROOM[precision]
     if precision != "fp16":
         assert "w" not in {tensor.name for tensor in other.graph.initializer}, "the f32 weights are gone"
@@ -53,17 +53,17 @@ def test_weights_are_scaled_channel_by_channel():
 
 def test_a_weight_that_overflows_fp16_is_refused():
     with pytest.raises(quantise.QuantiseError, match="weight w reaches 1e.05.*int8_weights"):
-        quantise.quantised(linear(np.full((4, 4), 1e5)), "linear.onnx", "fp16", {"x": np.zeros((1, 4, 4), np.float32)})
+        quantise.quantised(linear(np.full((4, 4), 1e5)), "linear.onnx", "fp16", [{"x": np.zeros((4, 4), np.float32)}])
 
 
 def test_an_output_that_overflows_fp16_is_refused():
-    captured = {"x": np.full((2, 4, 4), 1e3, np.float32)}
+    captured = [{"x": np.full((4, 4), 1e3, np.float32)}] * 2
     with pytest.raises(quantise.QuantiseError, match="y reaches 4e.06 on captured inputs"):
         quantise.quantised(linear(np.full((4, 4), 1e3)), "linear.onnx", "fp16", captured)
 
 
 def test_an_output_that_is_not_finite_is_refused():
-    captured = {"x": np.full((2, 4, 4), np.nan, np.float32)}
+    captured = [{"x": np.full((4, 4), np.nan, np.float32)}] * 2
     with pytest.raises(quantise.QuantiseError, match="output y is not finite on captured inputs"):
         quantise.check_outputs(linear(np.ones((4, 4))), "linear.onnx", captured)
 
@@ -92,3 +92,12 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(edit, words, tmp_path, cap
 def test_the_command_line_knows_it():
     args = cli.parse(["quantise", "bundle", "--precision", "qdq", "--recording", "r.mcap", "--out", "out"])
     assert args.sets == 64 and args.run is quantise.main
+
+
+def test_sets_of_a_graph_of_any_number_of_rows_are_read_in_turn(tmp_path):
+    np.savez(tmp_path / "vision.npz", image=np.arange(3.0))
+    np.savez(tmp_path / "decode.k1.npz", x=np.zeros((3, 1)))
+    np.savez(tmp_path / "decode.k8.npz", x=np.zeros((1, 8)))
+    assert [one["image"].item() for one in quantise.captured_sets(tmp_path, "vision")] == [0.0, 1.0, 2.0]
+    assert [len(one["x"]) for one in quantise.captured_sets(tmp_path, "decode")] == [1, 8, 1, 1]
+    assert quantise.captured_sets(tmp_path, "prefill") == []
