@@ -154,6 +154,39 @@ fn what_fits_is_said_to_fit_and_the_doctor_speaks_json() {
 }
 
 #[test]
+fn check_says_which_rows_one_graph_is_run_with_and_what_tensorrt_builds_for_them() {
+    let copy = Copy::new();
+    let graph = std::fs::read(bundle().join("../../tests/models/pick_cube_fast_decode.onnx")).unwrap();
+    copy.replace("decode_k1.onnx", &graph);
+    std::fs::rename(copy.0.path().join("decode_k1.onnx"), copy.0.path().join("decode.onnx")).unwrap();
+    copy.edit("\"decode_k1.onnx\" = ", "\"decode.onnx\" = ");
+    copy.edit("strategy = ", "rows = [1, 16, 110]\nstrategy = ");
+    let config = copy.0.path().with_extension("toml");
+    let checked = |arguments: &[&str]| {
+        let output = endplate(&[&["check", "--bundle", copy.path()], arguments].concat());
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (fits, said) = checked(&["--golden"]);
+    assert!(fits && said.contains("decode.onnx: a session each for [1, 16, 110] rows"), "{said}");
+    std::fs::write(
+        &config,
+        "[[providers]]\nname = \"tensorrt\"\nrequirement = \"preferred\"\n[[providers]]\nname = \"cpu\"",
+    )
+    .unwrap();
+    let config = config.to_str().unwrap();
+    // Nothing is loaded, so this needs neither the provider nor the library.
+    let (fits, said) = checked(&["--engine", "ort", "--engine-config", config]);
+    assert!(fits && said.contains("decode.onnx: one session for [1, 16, 110] rows"), "{said}");
+    let profile = "tensorrt: optimisation profile: min x:1x1x128,positions:1x1,mask:1x1x1x207; opt x:1x1x128,positions:1x1,mask:1x1x1x207; max x:1x110x128,positions:1x110,mask:1x1x110x316";
+    assert!(said.contains(profile), "{said}");
+    std::fs::write(config, "[[providers]]\nname = \"tensorrt\"\nprofile_rows = { min = 1, opt = 1, max = 16 }")
+        .unwrap();
+    let words = ["`tensorrt`: profile_rows = { min = 1, opt = 1, max = 16 }", "[1, 16, 110] rows", "max = 110"];
+    refused(&["check", "--bundle", copy.path(), "--engine", "ort", "--engine-config", config], 4, &words);
+    std::fs::remove_file(config).unwrap();
+}
+
+#[test]
 fn tokens_go_through_a_pipe_and_a_refused_line_does_not_end_it() {
     let tokenize = |way: &str, input: &str| {
         let tokenizer = bundle().join("tokenizer");

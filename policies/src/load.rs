@@ -11,9 +11,10 @@ use crate::bundle::{
     Arrays, Bundle, BundleError, GOLDEN_FILE, GoldenSample, POLICY_FILE, PolicySpec, Precision, Tolerance,
 };
 use crate::chunk::Stages;
-#[cfg(feature = "ort")]
-use crate::engine::Provider;
-use crate::engine::{Captured, Capturing, Engine, EngineDescription, EngineError, Placement};
+use crate::engine::{
+    Captured, Capturing, Engine, EngineDescription, EngineError, Placement, ProfileRows, Provider, ProviderRequest,
+    ShapeProfile,
+};
 use crate::families::{self, Inspect};
 use crate::observation::Epoch;
 use crate::open_loop::{OpenLoopInputs, infer_open_loop};
@@ -58,6 +59,48 @@ impl EngineChoice {
             #[cfg(feature = "tract")]
             Self::Tract => 0,
         }
+    }
+
+    /// Whether a graph that is run with several numbers of rows holds its weights once.
+    pub const fn shares_weights(&self) -> bool {
+        match self {
+            #[cfg(feature = "ort")]
+            Self::Ort(_) => true,
+            #[cfg(feature = "tract")]
+            Self::Tract => false,
+        }
+    }
+
+    /// What TensorRT's providers in the list build the engine of a bundle's graph of any number of rows for, by their names;
+    /// empty where either is missing.
+    ///
+    /// # Errors
+    /// [`EngineError::Rows`] for a provider's option that does not go with the rows that the bundle runs.
+    pub fn profiles(&self, spec: &PolicySpec) -> Result<Vec<(&'static str, ShapeProfile)>, EngineError> {
+        let requests: &[ProviderRequest] = match self {
+            #[cfg(feature = "ort")]
+            Self::Ort(options) => options.providers.requests(),
+            #[cfg(feature = "tract")]
+            Self::Tract => &[],
+        };
+        let counts = spec.family.row_counts().unwrap_or_default();
+        let contracts = families::row_contracts(spec);
+        let mut profiles = Vec::new();
+        for request in requests {
+            request.check_rows(families::DYNAMIC, &counts)?;
+            let builds = matches!(request.name, Provider::TensorRt | Provider::TensorRtRtx);
+            if let Some(contracts) = contracts.as_ref().filter(|_| builds) {
+                let rows = request.profile_rows.unwrap_or(ProfileRows::up_to(contracts.most_rows()));
+                profiles.push((request.name.name(), ShapeProfile::of(contracts, rows)));
+            }
+        }
+        Ok(profiles)
+    }
+
+    /// Starts the engine for a bundle.
+    fn start_for(self, bundle: &Bundle) -> Result<Box<dyn Engine>, EngineError> {
+        self.profiles(bundle.spec())?;
+        self.for_bundle(bundle.digest()).start()
     }
 
     /// The same choice for a bundle's graphs: built engines are kept by its digest.
@@ -205,7 +248,7 @@ pub enum LoadError {
 /// # Real-time
 /// Takes seconds: start-up only.
 pub fn load_policy(bundle: &Bundle, choice: EngineChoice) -> Result<Loaded, LoadError> {
-    load_on(bundle, &*choice.for_bundle(bundle.digest()).start()?)
+    load_on(bundle, &*choice.start_for(bundle)?)
 }
 
 /// As [`load_policy`], with every run of the engine timed, for benchmarks; `is_portable` leaves a graph that writes keys
@@ -221,7 +264,7 @@ pub fn load_policy_timed(
     choice: EngineChoice,
     is_portable: bool,
 ) -> Result<(Loaded, EngineRuns), LoadError> {
-    let (engine, runs) = stopwatch::timed(choice.for_bundle(bundle.digest()).start()?, is_portable);
+    let (engine, runs) = stopwatch::timed(choice.start_for(bundle)?, is_portable);
     Ok((load_on(bundle, &*engine)?, runs))
 }
 
@@ -234,7 +277,7 @@ pub fn load_policy_capturing(
     choice: EngineChoice,
     sets: usize,
 ) -> Result<(Loaded, Arc<Mutex<Captured>>), LoadError> {
-    let (engine, captured) = Capturing::new(choice.for_bundle(bundle.digest()).start()?, sets);
+    let (engine, captured) = Capturing::new(choice.start_for(bundle)?, sets);
     Ok((load_on(bundle, &engine)?, captured))
 }
 

@@ -1,10 +1,12 @@
 //! How much memory a bundle may take at most, before anything is loaded.
 //!
 //! An upper bound from the bundle's files and sizes: weights once for every graph that points into them, as the widest
-//! numbers an engine holds them in, keys and values of the longest sequence, and the scratch the providers are allowed.
+//! numbers an engine holds them in, keys and values of the longest sequence, and the scratch the providers are allowed. A graph
+//! of any number of rows counts once where the engine shares its weights, and else once for each of those numbers.
 
 use std::fmt;
 
+use crate::EngineChoice;
 use crate::bundle::{Bundle, FamilySpec};
 
 /// The parts of the bound, bytes.
@@ -19,19 +21,24 @@ pub struct MemoryBound {
 }
 
 impl MemoryBound {
-    /// The bound for a bundle with `workspace` bytes of scratch.
-    pub fn of(bundle: &Bundle, workspace: u64) -> Self {
+    /// The bound for a bundle on an engine.
+    pub fn of(bundle: &Bundle, choice: &EngineChoice) -> Self {
         let spec = bundle.spec();
+        let workspace = choice.workspace_bytes();
+        // Sessions of the decoder's graph: each has a slab of its own.
+        let sessions = spec.family.row_counts().map_or(1, |counts| counts.len());
+        let copies = if choice.shares_weights() { 1 } else { sessions };
         let size = |path: &str| bundle.file(path).map_or(0, |bytes| bytes.len() as u64);
         let graphs: Vec<&String> = spec.files.keys().filter(|path| path.ends_with(".onnx")).collect();
         let inside: u64 = graphs.iter().map(|path| size(path)).sum();
         let external: u64 = bundle.weight_files().map(|(_, bytes)| bytes.len() as u64).sum();
         // Weights beside the graphs may be stored as 16-bit floats and widened; every graph may hold its own copy.
-        let weights = inside + 2 * external * graphs.len() as u64;
+        let holders = (graphs.len() + copies - 1) as u64;
+        let weights = inside + 2 * external * holders;
         let kv = match spec.family {
             FamilySpec::Pi0Fast(rules) | FamilySpec::Bins(rules) | FamilySpec::OpenVla(rules) => {
                 let m = rules.prefix.model;
-                keys_and_values(m.layers, m.kv_heads, m.head_dim, rules.slab)
+                keys_and_values(m.layers, m.kv_heads, m.head_dim, rules.slab * sessions)
             }
             FamilySpec::Flow(rules) => {
                 let m = rules.prefix.model;

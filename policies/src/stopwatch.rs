@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::{
-    Contract, Engine, EngineDescription, EngineError, GraphSource, InputSlot, OutputSlot, Placement, Session,
+    Contract, Engine, EngineDescription, EngineError, GraphSource, InputSlot, OutputSlot, Placement, RowContracts,
+    Session, label,
 };
 
 /// One run of a graph.
 #[derive(Clone, Debug)]
 pub struct EngineRun {
-    /// The graph.
+    /// The graph; `decode.k8.onnx` for `decode.onnx` of any number of rows, run with eight.
     pub graph: Arc<str>,
     /// When the engine was called.
     pub start: Instant,
@@ -87,6 +88,18 @@ impl Engine for Timed {
         let session = self.engine.load(graph, contract)?;
         Ok(Box::new(TimedSession { session, graph: graph.name.into(), runs: self.runs.clone() }))
     }
+
+    fn load_rows(
+        &self,
+        graph: GraphSource<'_>,
+        contracts: &RowContracts,
+    ) -> Result<Vec<Box<dyn Session>>, EngineError> {
+        let sessions = self.engine.load_rows(graph, contracts)?.into_iter().zip(contracts.wanted());
+        let timed = |(session, (rows, _)): (Box<dyn Session>, &(usize, Contract))| -> Box<dyn Session> {
+            Box::new(TimedSession { session, graph: label(graph.name, *rows).into(), runs: self.runs.clone() })
+        };
+        Ok(sessions.map(timed).collect())
+    }
 }
 
 struct TimedSession {
@@ -102,6 +115,10 @@ impl Session for TimedSession {
 
     fn input_i64_mut(&mut self, slot: InputSlot) -> Result<&mut [i64], EngineError> {
         self.session.input_i64_mut(slot)
+    }
+
+    fn input_f32(&mut self, slot: InputSlot) -> Result<&[f32], EngineError> {
+        self.session.input_f32(slot)
     }
 
     fn run(&mut self) -> Result<(), EngineError> {

@@ -9,9 +9,14 @@ mod common;
 
 use std::path::Path;
 
+use common::drive::Drive;
 use common::{Copy, bundle_path, engines};
+use endplate_hal::Instant;
 use endplate_policies::engine::{Contract, EngineError, GraphSource};
-use endplate_policies::{Bundle, BundleSource, golden_inputs, infer_open_loop, load_policy, load_policy_timed};
+use endplate_policies::{
+    Budget, Bundle, BundleSource, Committed, EngineChoice, Epoch, OrtOptions, golden_inputs, infer_open_loop,
+    load_policy, load_policy_timed,
+};
 
 #[test]
 fn timed_and_repeated_runs_give_the_same_answer_and_are_all_noted() {
@@ -87,25 +92,27 @@ fn an_engine_that_does_not_write_in_place_says_so_when_asked_to() {
     }
 }
 
+/// ONNX Runtime with the tensors on the host, and on the device.
+fn on_host_and_device() -> Option<(EngineChoice, EngineChoice)> {
+    engines().into_iter().find_map(|(_, choice)| match choice {
+        EngineChoice::Ort(options) => {
+            let resident = OrtOptions { keep_on_device: Some(true), ..options.clone() };
+            Some((EngineChoice::Ort(options), EngineChoice::Ort(resident)))
+        }
+        EngineChoice::Tract => None,
+    })
+}
+
 /// Keys and values on the device, by the code that a GPU runs: with the CPU's memory as the device.
 #[test]
 fn sessions_whose_tensors_lie_on_the_device_answer_as_those_on_the_host() {
-    use endplate_policies::{EngineChoice, OrtOptions};
-    let on_device = |choice: &EngineChoice| match choice {
-        EngineChoice::Ort(options) => {
-            Some(EngineChoice::Ort(OrtOptions { keep_on_device: Some(true), ..options.clone() }))
-        }
-        EngineChoice::Tract => None,
-    };
-    let Some((choice, resident)) =
-        engines().into_iter().find_map(|(_, choice)| Some((choice.clone(), on_device(&choice)?)))
-    else {
-        return;
-    };
+    let Some((choice, resident)) = on_host_and_device() else { return };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let shipped = ["pick_cube_fast", "pick_cube_bins", "pick_cube_flow"].map(|name| root.join("bundles").join(name));
     let exported = std::fs::read_dir(root.join("tests/bundles")).unwrap().map(|entry| entry.unwrap().path());
-    for path in shipped.into_iter().chain(exported) {
+    let dynamic = ["pick_cube_fast", "pick_cube_bins"].map(common::with_rows);
+    let dynamic_paths = dynamic.iter().map(Copy::path);
+    for path in shipped.into_iter().chain(exported).chain(dynamic_paths) {
         let mut bundle = Bundle::open(BundleSource::Directory(path.clone())).unwrap();
         let mut ways = vec!["plain"];
         if bundle.spec().family.tokens().is_some_and(|rules| rules.block.is_some()) {
@@ -125,5 +132,28 @@ fn sessions_whose_tensors_lie_on_the_device_answer_as_those_on_the_host() {
                 assert_eq!(got.chunk.rows(), expected.chunk.rows(), "{what}: the same bits");
             }
         }
+    }
+}
+
+/// Where blocks give way, the decoder of one row goes on from the rows that the block's put into its slab on the device.
+#[test]
+fn rows_that_stayed_on_the_device_are_taken_over_when_blocks_give_way() {
+    let Some((host, device)) = on_host_and_device() else { return };
+    let dynamic = common::with_rows("pick_cube_bins");
+    for path in [Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/pick_cube_bins"), dynamic.path()] {
+        let mut bundle = Bundle::open(BundleSource::Directory(path)).unwrap();
+        bundle.set_decoding("previous".parse().unwrap()).unwrap();
+        let drive = Drive::of(&bundle);
+        let (costs, block) = (bundle.spec().costs, bundle.spec().family.tokens().unwrap().block.unwrap().cost);
+        let span = costs.vision + costs.prefill + costs.step * 48 + block * 3;
+        let infer = |choice: &EngineChoice| {
+            let mut policy = load_policy(&bundle, choice.clone()).unwrap().policy;
+            let budget = Budget { start: Instant::ZERO, deadline: Instant::ZERO.saturating_add(span), clock: None };
+            let (result, chunk) = drive.within(&mut *policy, 0, &Committed::none(Epoch(0)), budget);
+            result.unwrap();
+            assert!(chunk.stages().blocks > 0 && chunk.stages().passes > f64::from(chunk.stages().blocks));
+            (policy.tokens().to_vec(), chunk.rows().to_vec())
+        };
+        assert_eq!(infer(&device), infer(&host));
     }
 }

@@ -20,6 +20,8 @@ const MAX_TRAIN_STEPS: usize = 100_000;
 
 /// More rows than a block gains from.
 const MAX_BLOCK: usize = 256;
+/// A decoder that writes in place, of one row, with weights of its own.
+const IN_PLACE: &str = "decode_gqa.onnx";
 /// More than any pass may cost.
 const MAX_BLOCK_MS: f64 = 60_000.0;
 
@@ -109,7 +111,20 @@ impl FamilySpec {
         matches!(self, Self::Pi0Fast(_) | Self::Bins(_) | Self::OpenVla(_))
     }
 
-    /// How tokens are generated, for a family that speaks in them.
+    /// How tokens are generated, for every family that speaks in them.
+    pub(crate) const fn token_rules(&self) -> Option<&TokenSpec> {
+        match self {
+            Self::Pi0Fast(rules) | Self::Bins(rules) | Self::OpenVla(rules) => Some(rules),
+            _ => None,
+        }
+    }
+
+    /// Numbers of rows that one graph, `decode.onnx`, is run with, ascending; `None` for a bundle of one graph a number.
+    pub fn row_counts(&self) -> Option<Vec<usize>> {
+        self.token_rules().map(TokenSpec::row_counts).filter(|counts| !counts.is_empty())
+    }
+
+    /// How tokens are generated, for a family whose decoding can be accelerated.
     pub const fn tokens(&self) -> Option<&TokenSpec> {
         match self {
             Self::Pi0Fast(rules) | Self::Bins(rules) => Some(rules),
@@ -245,11 +260,33 @@ pub struct TokenSpec {
     pub strategy: Strategy,
     /// The graph that verifies several tokens a pass.
     pub block: Option<BlockSpec>,
+    /// Whether one graph is run with any number of rows.
+    pub rows: Option<RowsSpec>,
     /// How many passes are saved, and how.
     pub decoding: Decoding,
 }
 
-/// A decoder graph of several rows, `decode_k{rows}.onnx`.
+impl TokenSpec {
+    /// Numbers of rows that `decode.onnx` is run with, ascending; empty for a bundle of one graph a number.
+    pub fn row_counts(&self) -> Vec<usize> {
+        let Some(rows) = self.rows else { return Vec::new() };
+        let prefix = rows.prefix.then_some(self.prefix.model.prefix);
+        let mut counts: Vec<usize> =
+            [Some(1), self.block.map(|block| block.rows), prefix].into_iter().flatten().collect();
+        counts.sort_unstable();
+        counts.dedup();
+        counts
+    }
+}
+
+/// One decoder graph of any number of rows, `decode.onnx`, in the place of one graph a number.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct RowsSpec {
+    /// Whether the prefix is run on it as well, in the place of `prefill.onnx`.
+    pub prefix: bool,
+}
+
+/// A decoder graph of several rows, `decode_k{rows}.onnx` or `decode.onnx`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct BlockSpec {
     /// `K`, rows of a pass.
@@ -489,6 +526,7 @@ fn checked_tokens(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
             &[("greedy", Strategy::Greedy), ("greedy_constrained", Strategy::GreedyConstrained)],
         )?,
         block: checked_block(raw)?,
+        rows: checked_rows(raw, model.prefix)?,
         decoding: checked_decoding(raw)?,
     };
     if tokens.slab != model.prefix + tokens.max_tokens {
@@ -522,6 +560,30 @@ fn checked_block(raw: &RawPolicy) -> Result<Option<BlockSpec>, BundleError> {
             Ok(Some(BlockSpec { rows, cost: Duration::from_secs_f64(cost / 1e3) }))
         }
     }
+}
+
+fn checked_rows(raw: &RawPolicy, prefix: usize) -> Result<Option<RowsSpec>, BundleError> {
+    let Some(decoding) = raw.decoding.as_ref() else { return Ok(None) };
+    let Some(given) = &decoding.rows else { return Ok(None) };
+    let refused = |remedy: String| Err(invalid("decoding.rows", format!("{given:?}"), remedy));
+    if !given.contains(&1) {
+        return refused("a token is decoded with 1 row: add it".to_owned());
+    }
+    if let Some(block) = decoding.block.filter(|block| !given.contains(block)) {
+        return refused(format!("decoding.block says that {block} rows are verified a pass: add {block}"));
+    }
+    if let Some(other) = given.iter().find(|rows| !([1, prefix].contains(rows) || decoding.block == Some(**rows))) {
+        return refused(format!(
+            "no pass has {other} rows: write 1, decoding.block and, where the prefix is run on the same graph, model.prefix ({prefix})"
+        ));
+    }
+    if given.len() < 2 || !given.is_sorted_by(|one, next| one < next) {
+        return refused("write at least two numbers, ascending; for one row alone leave the key out".to_owned());
+    }
+    if raw.files.contains_key(IN_PLACE) {
+        return refused(format!("{IN_PLACE} is another decoder, with the weights once more: take it or this key out"));
+    }
+    Ok(Some(RowsSpec { prefix: given.contains(&prefix) }))
 }
 
 fn checked_decoding(raw: &RawPolicy) -> Result<Decoding, BundleError> {

@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 pub(crate) use family::BIN_COUNT;
 pub use family::{
     BetaSchedule, BlockSpec, DiffusionSpec, FamilySpec, FlowSpec, ModelShape, OftSpec, Prediction, PrefixSpec,
-    Scheduler, Strategy, TokenSpec, VlaSpec,
+    RowsSpec, Scheduler, Strategy, TokenSpec, VlaSpec,
 };
 pub use golden::Arrays;
 pub(crate) use golden::{GOLDEN_FILE, GoldenSample, RecordedMoment};

@@ -248,6 +248,9 @@ pub(super) struct RawDecoding {
     pub block: Option<usize>,
     #[serde(default)]
     pub block_ms: Option<f64>,
+    /// Numbers of rows that `decode.onnx` is run with, where it is one graph for all of them.
+    #[serde(default)]
+    pub rows: Option<Vec<usize>>,
 }
 
 #[derive(Deserialize)]

@@ -8,8 +8,8 @@ use npyz::WriterBuilder as _;
 use npyz::npz::NpzWriter;
 
 use super::{
-    Contract, Dtype, Engine, EngineDescription, EngineError, GraphSource, InputSlot, OutputSlot, Placement, Session,
-    TensorSpec,
+    Contract, Dtype, Engine, EngineDescription, EngineError, GraphSource, InputSlot, OutputSlot, Placement,
+    RowContracts, Session, TensorSpec, label,
 };
 
 /// One set of inputs of a graph, in slot order.
@@ -122,10 +122,26 @@ impl Engine for Capturing {
 
     fn load(&self, graph: GraphSource<'_>, contract: &Contract) -> Result<Box<dyn Session>, EngineError> {
         let inner = self.inner.load(graph, contract)?;
+        Ok(self.around(inner, graph.name.to_owned(), contract))
+    }
+
+    /// Inputs of each number of rows are kept apart: they are of different shapes.
+    fn load_rows(
+        &self,
+        graph: GraphSource<'_>,
+        contracts: &RowContracts,
+    ) -> Result<Vec<Box<dyn Session>>, EngineError> {
+        let sessions = self.inner.load_rows(graph, contracts)?.into_iter().zip(contracts.wanted());
+        Ok(sessions.map(|(inner, (rows, contract))| self.around(inner, label(graph.name, *rows), contract)).collect())
+    }
+}
+
+impl Capturing {
+    fn around(&self, inner: Box<dyn Session>, name: String, contract: &Contract) -> Box<dyn Session> {
         let inputs = contract.inputs().to_vec();
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        store.graphs.insert(graph.name.to_owned(), Graph { inputs: inputs.clone(), runs: 0, kept: Vec::new() });
-        Ok(Box::new(CapturingSession { inner, inputs, name: graph.name.to_owned(), store: Arc::clone(&self.store) }))
+        store.graphs.insert(name.clone(), Graph { inputs: inputs.clone(), runs: 0, kept: Vec::new() });
+        Box::new(CapturingSession { inner, inputs, name, store: Arc::clone(&self.store) })
     }
 }
 
@@ -143,6 +159,10 @@ impl Session for CapturingSession {
 
     fn input_i64_mut(&mut self, slot: InputSlot) -> Result<&mut [i64], EngineError> {
         self.inner.input_i64_mut(slot)
+    }
+
+    fn input_f32(&mut self, slot: InputSlot) -> Result<&[f32], EngineError> {
+        self.inner.input_f32(slot)
     }
 
     fn run(&mut self) -> Result<(), EngineError> {

@@ -13,6 +13,7 @@ mod capture;
 #[cfg(feature = "ort")]
 pub mod ort;
 mod providers;
+mod rows;
 #[cfg(feature = "tract")]
 pub mod tract;
 
@@ -21,6 +22,8 @@ pub(crate) use capture::Capturing;
 pub use providers::{
     ComputePrecision, EngineFile, Provider, ProviderList, ProviderRequest, ProvidersError, Requirement,
 };
+pub(crate) use rows::label;
+pub use rows::{ProfileRows, RowContracts, ShapeProfile};
 
 /// Element type of a graph's tensor.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -250,6 +253,34 @@ pub enum EngineError {
         /// The graph's shape.
         got: String,
     },
+    /// A dimension is static that has to be symbolic.
+    #[error(
+        "dimension {axis} of {direction} `{tensor}` of graph `{graph}` is {got} and must be symbolic, since the graph is run with several numbers of rows; make it with `endplate-block --dynamic`"
+    )]
+    Fixed {
+        /// The graph.
+        graph: String,
+        /// Input or output.
+        direction: Direction,
+        /// The tensor.
+        tensor: String,
+        /// Which dimension, from 0.
+        axis: usize,
+        /// Its size.
+        got: usize,
+    },
+    /// An option of a provider does not go with the rows that the bundle runs its graphs with.
+    #[error("execution provider `{provider}`: {key} = {value}: {detail}")]
+    Rows {
+        /// The provider.
+        provider: &'static str,
+        /// The option.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// Why not, and what to write instead.
+        detail: String,
+    },
     /// An initialiser lies outside the file that should hold it, or names a file that was not given.
     #[error("initialiser `{tensor}` of graph `{graph}` is bytes {offset}+{length} of `{file}`, which {}", match .len { Some(len) => format!("has {len} bytes"), None => "was not given".to_owned() })]
     External {
@@ -451,6 +482,19 @@ pub trait Engine: Send {
     /// # Real-time
     /// Allocates and may take seconds: start-up only.
     fn load(&self, graph: GraphSource<'_>, contract: &Contract) -> Result<Box<dyn Session>, EngineError>;
+
+    /// Builds one session for each number of rows wanted of a graph of symbolic shape, in their order. Each has tensors of its
+    /// own; the weights exist once where the engine can share them ([`EngineChoice::shares_weights`]).
+    ///
+    /// # Errors
+    /// [`EngineError`] naming the graph and the tensor.
+    ///
+    /// # Real-time
+    /// As [`load`](Self::load).
+    ///
+    /// [`EngineChoice::shares_weights`]: crate::EngineChoice::shares_weights
+    fn load_rows(&self, graph: GraphSource<'_>, contracts: &RowContracts)
+    -> Result<Vec<Box<dyn Session>>, EngineError>;
 }
 
 /// A loaded graph with its tensors bound.
@@ -472,6 +516,15 @@ pub trait Session: Send {
     /// # Errors
     /// [`EngineError::Slot`] for a slot that is not an i64 input of this graph.
     fn input_i64_mut(&mut self, slot: InputSlot) -> Result<&mut [i64], EngineError>;
+
+    /// An f32 input to read, row-major, all of it: what was written last or, where the engine keeps rows that it
+    /// [appended](Self::append) on its device, what lies there.
+    ///
+    /// # Errors
+    /// [`EngineError::Slot`] as for [`input_f32_mut`](Self::input_f32_mut).
+    fn input_f32(&mut self, slot: InputSlot) -> Result<&[f32], EngineError> {
+        self.input_f32_mut(slot).map(|values| &*values)
+    }
 
     /// Runs the graph once.
     ///
@@ -521,11 +574,22 @@ fn matching(
     declared: &[Declared],
     wanted: &[TensorSpec],
 ) -> Result<Vec<usize>, EngineError> {
+    matching_rows(graph, direction, declared, wanted, wanted)
+}
+
+/// As [`matching`], against the contracts of the fewest and the most rows: where they differ a dimension is symbolic.
+fn matching_rows(
+    graph: &str,
+    direction: Direction,
+    declared: &[Declared],
+    wanted: &[TensorSpec],
+    most: &[TensorSpec],
+) -> Result<Vec<usize>, EngineError> {
     if let Some(unknown) = declared.iter().find(|d| wanted.iter().all(|w| w.name != d.name)) {
         return Err(EngineError::UnknownTensor { graph: graph.to_owned(), direction, tensor: unknown.name.clone() });
     }
     let mut order = Vec::with_capacity(wanted.len());
-    for spec in wanted {
+    for (spec, most) in wanted.iter().zip(most) {
         let Some(index) = declared.iter().position(|d| d.name == spec.name) else {
             return Err(EngineError::MissingTensor {
                 graph: graph.to_owned(),
@@ -544,7 +608,21 @@ fn matching(
                 got: found.dtype.as_ref().map_or_else(Clone::clone, ToString::to_string),
             });
         }
-        if found.shape.len() != spec.shape.len() || found.shape.iter().zip(&spec.shape).any(|(d, s)| *d != Some(*s)) {
+        if let Some(axis) = rows::fixed_dimension(&found.shape, spec, most)
+            && let Some(got) = found.shape[axis]
+        {
+            return Err(EngineError::Fixed {
+                graph: graph.to_owned(),
+                direction,
+                tensor: spec.name.clone(),
+                axis,
+                got,
+            });
+        }
+        let mut sizes = found.shape.iter().zip(spec.shape.iter().zip(&most.shape));
+        if found.shape.len() != spec.shape.len()
+            || sizes.any(|(declared, (least, most))| !rows::is_as_declared(*declared, *least, *most))
+        {
             let words: Vec<String> =
                 found.shape.iter().map(|d| d.map_or_else(|| "?".to_owned(), |d| d.to_string())).collect();
             return Err(EngineError::Shape {

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::EngineError;
+use super::rows::ProfileRows;
+
 /// An execution provider this build can ask for.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -150,6 +153,10 @@ pub struct ProviderRequest {
     /// the provider's, so `cpu` may not stand in the list.
     #[serde(default)]
     pub cuda_graph: Option<bool>,
+    /// Rows that engines of a graph of any number of rows are built for (`tensorrt`, `tensorrt_rtx`); without it every number
+    /// that the bundle runs, kernels chosen for one. It must cover those.
+    #[serde(default)]
+    pub profile_rows: Option<ProfileRows>,
     /// The plug-in's library (`tensorrt_rtx`, where it is needed).
     #[serde(default)]
     pub library: Option<PathBuf>,
@@ -168,6 +175,7 @@ impl ProviderRequest {
             dla_core: None,
             cache: None,
             cuda_graph: None,
+            profile_rows: None,
             library: None,
         }
     }
@@ -182,13 +190,53 @@ impl ProviderRequest {
         self.cuda_graph == Some(true)
     }
 
+    /// Refuses options that do not go with the numbers of rows, ascending, that `graph` of a bundle is run with; none for a
+    /// bundle whose graphs are each of one shape.
+    ///
+    /// # Errors
+    /// [`EngineError::Rows`] naming the option.
+    pub(crate) fn check_rows(&self, graph: &str, counts: &[usize]) -> Result<(), EngineError> {
+        let refused = |key, value: String, detail: String| {
+            Err(EngineError::Rows { provider: self.name.name(), key, value, detail })
+        };
+        let (Some(least), Some(most)) = (counts.first(), counts.last()) else {
+            return match self.profile_rows {
+                None => Ok(()),
+                Some(rows) => {
+                    let detail = "every graph of the bundle is of one shape: leave it out";
+                    refused("profile_rows", rows.to_string(), detail.to_owned())
+                }
+            };
+        };
+        if let Some(rows) = self.profile_rows.filter(|rows| rows.min > *least || rows.max < *most) {
+            let detail = format!(
+                "{graph} of the bundle is run with {counts:?} rows: write min = {least} and at least max = {most}, or leave it out"
+            );
+            return refused("profile_rows", rows.to_string(), detail);
+        }
+        if self.name == Provider::TensorRt && self.has_cuda_graph() {
+            let detail = format!(
+                "this provider has one recording a session and replays it whatever the shapes are, and {graph} of the bundle is run with {counts:?} rows: leave it out, or use `cuda`, `tensorrt_rtx` or a bundle of one graph a number of rows"
+            );
+            return refused("cuda_graph", "true".to_owned(), detail);
+        }
+        if let Some(core) = self.dla_core {
+            let detail = format!(
+                "the accelerator runs one shape, and {graph} of the bundle is run with {counts:?} rows: leave it out, or use a bundle of one graph a number of rows"
+            );
+            return refused("dla_core", core.to_string(), detail);
+        }
+        Ok(())
+    }
+
     /// The options that change what an engine is, for the key of its cache.
     pub(crate) fn fingerprint(&self) -> String {
         let Self { name, device_id, precision, workspace_mib, dla_core, .. } = self;
         let precision = precision.map_or("f32", ComputePrecision::name);
         let graph = if self.has_cuda_graph() { " graph" } else { "" };
         let device = device_id.unwrap_or(0);
-        format!("{name} device {device} {precision} workspace {workspace_mib:?} dla {dla_core:?}{graph}")
+        let rows = self.profile_rows.map_or(String::new(), |rows| format!(" rows {rows}"));
+        format!("{name} device {device} {precision} workspace {workspace_mib:?} dla {dla_core:?}{graph}{rows}")
     }
 }
 
@@ -270,6 +318,12 @@ impl ProviderList {
                     return invalid(format!("providers[{index}].cuda_graph"), "true".into(), remedy);
                 }
             }
+            if let Some(rows) = request.profile_rows
+                && !(1 <= rows.min && rows.min <= rows.opt && rows.opt <= rows.max)
+            {
+                let remedy = "write 1 ≤ min ≤ opt ≤ max, or leave it out";
+                return invalid(format!("providers[{index}].profile_rows"), rows.to_string(), remedy);
+            }
             if let Some(precision) = request.precision {
                 let fits = match name {
                     Provider::Cuda => matches!(precision, ComputePrecision::F32 | ComputePrecision::Tf32),
@@ -323,7 +377,7 @@ impl ProviderList {
 /// Options given to a provider that does not have them.
 fn foreign_options(request: &ProviderRequest) -> impl Iterator<Item = (&'static str, String)> {
     use Provider::{Cpu, Cuda, TensorRt, TensorRtRtx};
-    let given: [(&'static str, Option<String>, &'static [Provider]); 8] = [
+    let given: [(&'static str, Option<String>, &'static [Provider]); 9] = [
         ("device_id", request.device_id.map(|id| id.to_string()), &[TensorRt, TensorRtRtx, Cuda]),
         ("precision", request.precision.map(|p| p.name().to_owned()), &[TensorRt, Cuda]),
         ("workspace_mib", request.workspace_mib.map(|mib| mib.to_string()), &[TensorRt, TensorRtRtx]),
@@ -331,6 +385,7 @@ fn foreign_options(request: &ProviderRequest) -> impl Iterator<Item = (&'static 
         ("dla_core", request.dla_core.map(|core| core.to_string()), &[TensorRt]),
         ("cache", request.cache.map(|cache| cache.to_string()), &[TensorRt, TensorRtRtx]),
         ("cuda_graph", request.cuda_graph.map(|graph| graph.to_string()), &[TensorRt, TensorRtRtx, Cuda]),
+        ("profile_rows", request.profile_rows.map(|rows| rows.to_string()), &[TensorRt, TensorRtRtx]),
         ("library", request.library.as_ref().map(|path| path.display().to_string()), &[TensorRtRtx]),
     ];
     let name = request.name;
@@ -448,6 +503,12 @@ mod tests {
             ("[[providers]]\nname = \"cpu\"\ncuda_graph = true", "`cpu` has no such option"),
             ("[[providers]]\nname = \"cuda\"\ncuda_graph = true\n[[providers]]\nname = \"cpu\"", "take `cpu` out"),
             ("[[providers]]\nname = \"tensorrt\"\ncuda_graph = true\ndla_core = 0", "cannot be recorded"),
+            (
+                "[[providers]]\nname = \"cuda\"\nprofile_rows = { min = 1, opt = 1, max = 8 }",
+                "`cuda` has no such option",
+            ),
+            ("[[providers]]\nname = \"tensorrt\"\nprofile_rows = { min = 1, opt = 9, max = 8 }", "1 ≤ min ≤ opt ≤ max"),
+            ("[[providers]]\nname = \"tensorrt\"\nprofile_rows = { min = 1, max = 8 }", "missing field `opt`"),
             ("keep_on_device = false\n[[providers]]\nname = \"cuda\"", "keep_on_device = false"),
             ("[[providers]]\nname = \"rocm\"", "unknown variant"),
             ("[[providers]]\nname = \"cuda\"\nfallback = true", "unknown field"),
@@ -457,5 +518,39 @@ mod tests {
         }
         let message = ProviderList::from_names("cuda,vulkan", "--providers").unwrap_err().to_string();
         assert!(message.contains("--providers") && message.contains("\"vulkan\""), "{message}");
+    }
+
+    #[test]
+    fn options_that_do_not_go_with_the_rows_of_a_bundle_are_refused_by_name() {
+        let request = |options: &str| {
+            let text = format!("[[providers]]\nname = \"tensorrt\"\n{options}");
+            let file = EngineFile::from_toml_str(&text, "engine.toml", Path::new("/")).unwrap();
+            file.providers.requests()[0].clone()
+        };
+        let check = |options: &str, counts: &[usize]| request(options).check_rows("decode.onnx", counts);
+        assert_eq!(check("", &[1, 8, 110]), Ok(()));
+        assert_eq!(check("cuda_graph = true", &[]), Ok(()));
+        assert_eq!(check("profile_rows = { min = 1, opt = 8, max = 128 }", &[1, 8, 110]), Ok(()));
+        for (options, counts, words) in [
+            (
+                "profile_rows = { min = 1, opt = 8, max = 8 }",
+                &[1, 8, 110][..],
+                "max = 8 }: decode.onnx of the bundle is run with [1, 8, 110] rows: write min = 1 and at least max = 110",
+            ),
+            ("profile_rows = { min = 2, opt = 8, max = 110 }", &[1, 110], "write min = 1"),
+            ("profile_rows = { min = 1, opt = 1, max = 8 }", &[], "every graph of the bundle is of one shape"),
+            ("cuda_graph = true", &[1, 8], "`tensorrt`: cuda_graph = true: this provider has one recording a session"),
+            ("dla_core = 1", &[1, 8], "dla_core = 1: the accelerator runs one shape"),
+        ] {
+            let message = check(options, counts).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+        // Each number of rows has a recording of its own there.
+        for name in ["cuda", "tensorrt_rtx"] {
+            let library = if name == "cuda" { "" } else { "library = \"plug-in.so\"" };
+            let text = format!("[[providers]]\nname = \"{name}\"\ncuda_graph = true\n{library}");
+            let file = EngineFile::from_toml_str(&text, "engine.toml", Path::new("/")).unwrap();
+            assert_eq!(file.providers.requests()[0].check_rows("decode.onnx", &[1, 8]), Ok(()));
+        }
     }
 }

@@ -12,7 +12,7 @@ use tract_onnx::tract_hir::internal::{DimLike, Factoid, GenericFactoid, ShapeFac
 
 use super::{
     Contract, Declared, Direction, Dtype, Engine, EngineDescription, EngineError, ExternalFile, GraphSource, InputSlot,
-    OutputSlot, Session, matching, no_slot,
+    OutputSlot, RowContracts, Session, matching, matching_rows, no_slot,
 };
 
 const NAME: &str = "tract";
@@ -37,11 +37,6 @@ impl Engine for Tract {
     }
 
     fn load(&self, graph: GraphSource<'_>, contract: &Contract) -> Result<Box<dyn Session>, EngineError> {
-        let failed = |error: TractError| EngineError::Load {
-            engine: NAME,
-            graph: graph.name.to_owned(),
-            detail: format!("{error:#}"),
-        };
         if !contract.in_place().is_empty() {
             return Err(EngineError::Load {
                 engine: NAME,
@@ -49,48 +44,88 @@ impl Engine for Tract {
                 detail: "it writes outputs into its inputs, which this engine does not do".to_owned(),
             });
         }
-        // Names inside a graph's `value_info` may clash with tract's own symbols and are only hints.
-        let onnx = tract_onnx::onnx().with_ignore_value_info(true);
-        let mut proto = onnx.proto_model_for_read(&mut &*graph.onnx).map_err(failed)?;
-        check_opset(&proto, graph.name)?;
-        inline_external_data(&mut proto, graph)?;
-        let model = onnx.model_for_proto_model(&proto).map_err(failed)?;
-        drop(proto);
-
-        let declared = declared_inputs(&model).map_err(failed)?;
+        let model = parse(graph)?;
+        let declared = declared_inputs(&model).map_err(|error| failed(graph, &error))?;
         let inputs = matching(graph.name, Direction::Input, &declared, contract.inputs())?;
-        let names: Vec<String> = output_names(&model).map_err(failed)?;
-        let model = model.into_typed().map_err(failed)?;
-        let declared = declared_outputs(&model, names).map_err(failed)?;
-        let outputs = matching(graph.name, Direction::Output, &declared, contract.outputs())?;
-
-        let state = model
-            .into_optimized()
-            .and_then(|model| model.into_runnable())
-            .and_then(|plan| plan.spawn())
-            .map_err(failed)?;
-        let tensors: TractResult<Vec<Arc<Tensor>>> = contract
-            .inputs()
-            .iter()
-            .map(|spec| match spec.dtype {
-                Dtype::F32 => Tensor::zero::<f32>(&spec.shape),
-                Dtype::I64 => Tensor::zero::<i64>(&spec.shape),
-            })
-            .map(|tensor| tensor.map(Arc::new))
-            .collect();
-        let mut order = vec![0; inputs.len()];
-        for (slot, declared) in inputs.into_iter().enumerate() {
-            order[declared] = slot;
-        }
-        Ok(Box::new(TractSession {
-            graph: graph.name.to_owned(),
-            state,
-            inputs: tensors.map_err(failed)?,
-            order,
-            results: tvec!(),
-            outputs,
-        }))
+        session(model, graph, contract, inputs)
     }
+
+    /// Every number of rows is a static graph of its own: symbolic dimensions are given their sizes before anything is
+    /// optimised, so each session holds the weights.
+    fn load_rows(
+        &self,
+        graph: GraphSource<'_>,
+        contracts: &RowContracts,
+    ) -> Result<Vec<Box<dyn Session>>, EngineError> {
+        let model = parse(graph)?;
+        let declared = declared_inputs(&model).map_err(|error| failed(graph, &error))?;
+        let (least, most) = (contracts.least().inputs(), contracts.most().inputs());
+        let inputs = matching_rows(graph.name, Direction::Input, &declared, least, most)?;
+        let of_rows = |(_, contract): &(usize, Contract)| {
+            let mut model = model.clone();
+            for (spec, index) in contract.inputs().iter().zip(&inputs) {
+                let datum = match spec.dtype {
+                    Dtype::F32 => f32::datum_type(),
+                    Dtype::I64 => i64::datum_type(),
+                };
+                let fact = InferenceFact::dt_shape(datum, &spec.shape);
+                model.set_input_fact(*index, fact).map_err(|error| failed(graph, &error))?;
+            }
+            session(model, graph, contract, inputs.clone())
+        };
+        contracts.wanted().iter().map(of_rows).collect()
+    }
+}
+
+fn failed(graph: GraphSource<'_>, error: &TractError) -> EngineError {
+    EngineError::Load { engine: NAME, graph: graph.name.to_owned(), detail: format!("{error:#}") }
+}
+
+fn parse(graph: GraphSource<'_>) -> Result<InferenceModel, EngineError> {
+    // Names inside a graph's `value_info` may clash with tract's own symbols and are only hints.
+    let onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    let mut proto = onnx.proto_model_for_read(&mut &*graph.onnx).map_err(|error| failed(graph, &error))?;
+    check_opset(&proto, graph.name)?;
+    inline_external_data(&mut proto, graph)?;
+    onnx.model_for_proto_model(&proto).map_err(|error| failed(graph, &error))
+}
+
+/// A session of a model whose inputs are static; `inputs` says for every input of the contract which of the model's it is.
+fn session(
+    model: InferenceModel,
+    graph: GraphSource<'_>,
+    contract: &Contract,
+    inputs: Vec<usize>,
+) -> Result<Box<dyn Session>, EngineError> {
+    let failed = |error: TractError| failed(graph, &error);
+    let names: Vec<String> = output_names(&model).map_err(failed)?;
+    let model = model.into_typed().map_err(failed)?;
+    let declared = declared_outputs(&model, names).map_err(failed)?;
+    let outputs = matching(graph.name, Direction::Output, &declared, contract.outputs())?;
+
+    let state =
+        model.into_optimized().and_then(|model| model.into_runnable()).and_then(|plan| plan.spawn()).map_err(failed)?;
+    let tensors: TractResult<Vec<Arc<Tensor>>> = contract
+        .inputs()
+        .iter()
+        .map(|spec| match spec.dtype {
+            Dtype::F32 => Tensor::zero::<f32>(&spec.shape),
+            Dtype::I64 => Tensor::zero::<i64>(&spec.shape),
+        })
+        .map(|tensor| tensor.map(Arc::new))
+        .collect();
+    let mut order = vec![0; inputs.len()];
+    for (slot, declared) in inputs.into_iter().enumerate() {
+        order[declared] = slot;
+    }
+    Ok(Box::new(TractSession {
+        graph: graph.name.to_owned(),
+        state,
+        inputs: tensors.map_err(failed)?,
+        order,
+        results: tvec!(),
+        outputs,
+    }))
 }
 
 struct TractSession {

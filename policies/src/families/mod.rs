@@ -24,10 +24,11 @@ mod vla;
 use core::time::Duration;
 use std::time::Instant as WallInstant;
 
-use crate::bundle::{Bundle, BundleError, FamilySpec};
-use crate::engine::{Engine, EngineError, ExternalFile, GraphSource};
+use crate::bundle::{Bundle, BundleError, FamilySpec, PolicySpec};
+use crate::engine::{Engine, EngineError, ExternalFile, GraphSource, RowContracts};
 use crate::load::LoadError;
 use crate::policy::Policy;
+pub(crate) use decoder::DYNAMIC;
 pub(crate) use observation::check as check_observation;
 use prefix::Parts;
 
@@ -87,6 +88,11 @@ pub(crate) fn load(bundle: &Bundle, engine: &dyn Engine) -> Result<Box<dyn Inspe
         FamilySpec::OpenVlaOft(rules) => Box::new(oft::load(bundle, rules, engine, &graphs)?),
         FamilySpec::Act => Box::new(act::load(spec.clone(), engine, &graphs)?),
     })
+}
+
+/// The contracts of a bundle's graph of any number of rows, without a session wanted; `None` for a bundle without one.
+pub(crate) fn row_contracts(spec: &PolicySpec) -> Option<RowContracts> {
+    decoder::row_contracts(spec.family.token_rules()?, None)
 }
 
 /// Graphs of a bundle, by file name, and the weights they point into.

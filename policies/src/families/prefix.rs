@@ -8,6 +8,7 @@ use core::ops::Range;
 
 use endplate_tokenizers::{ACTION_PREFIX, PromptForm, PromptTokenizer, discretise_state, fast_prefix, openvla_prompt};
 
+use super::decoder::Tensors;
 use super::{Graphs, Lap, observation};
 use crate::bundle::safetensors::read_f32;
 use crate::bundle::{Bundle, BundleError, ModelShape, PolicySpec, PrefixSpec, PromptText};
@@ -62,15 +63,52 @@ struct Vision {
     visual: OutputSlot,
 }
 
-struct Prefill {
+impl Vision {
+    fn load(parts: &Parts, engine: &dyn Engine, graphs: &Graphs<'_>) -> Result<Self, LoadError> {
+        let (m, slot) = (parts.shape.model, &parts.spec.cameras[0]);
+        let mut contract = Contract::new();
+        let image =
+            contract.input_f32("image", &[parts.spec.cameras.len(), 3, slot.height as usize, slot.width as usize]);
+        let visual = contract.output_f32("visual", &[1, m.visual_tokens, m.width]);
+        Ok(Self { session: engine.load(graphs.source(VISION)?, &contract)?, image, visual })
+    }
+}
+
+/// The graph that the prefix runs on.
+pub(super) struct Prefill {
     session: Box<dyn Session>,
     x: InputSlot,
     positions: InputSlot,
     mask: InputSlot,
-    /// Only where a token follows.
+    /// Only where a token follows: of the last row, or of every row.
     logits: Option<OutputSlot>,
     /// Two per layer: keys, values, `[1, Hkv, S, hd]` each.
     new: Vec<OutputSlot>,
+    /// Rows of a slab without anything in it that the mask has before those of the prefix.
+    before: usize,
+}
+
+impl Prefill {
+    /// Loads `prefill.onnx`; `with_logits` where it also predicts the first token.
+    fn load(engine: &dyn Engine, graphs: &Graphs<'_>, m: ModelShape, with_logits: bool) -> Result<Self, LoadError> {
+        let rows = m.prefix;
+        let mut contract = Contract::new();
+        let x = contract.input_f32("x", &[1, rows, m.width]);
+        let positions = contract.input_i64("positions", &[1, rows]);
+        let mask = contract.input_f32("mask", &[1, 1, rows, rows]);
+        let logits = with_logits.then(|| contract.output_f32("logits", &[1, 1, m.vocabulary]));
+        let new = kv_names("new", m.layers)
+            .map(|name| contract.output_f32(name, &[1, m.kv_heads, rows, m.head_dim]))
+            .collect();
+        let session = engine.load(graphs.source(PREFILL)?, &contract)?;
+        Ok(Self { session, x, positions, mask, logits, new, before: 0 })
+    }
+
+    /// On a session of the decoder's graph with as many rows as the prefix has: `before` rows of slab, none of them live.
+    pub(super) fn behind_a_slab(session: Box<dyn Session>, tensors: Tensors, before: usize) -> Self {
+        let Tensors { x, positions, mask, logits, new, .. } = tensors;
+        Self { session, x, positions, mask, logits: Some(logits), new, before }
+    }
 }
 
 /// The prefix of one policy.
@@ -100,31 +138,34 @@ impl Prefix {
         graphs: &Graphs<'_>,
         with_logits: bool,
     ) -> Result<Self, LoadError> {
-        let m = parts.shape.model;
-        let slot = &parts.spec.cameras[0];
-        let mut contract = Contract::new();
-        let image =
-            contract.input_f32("image", &[parts.spec.cameras.len(), 3, slot.height as usize, slot.width as usize]);
-        let visual = contract.output_f32("visual", &[1, m.visual_tokens, m.width]);
-        let vision = Vision { session: engine.load(graphs.source(VISION)?, &contract)?, image, visual };
-        let rows = m.prefix;
-        let mut contract = Contract::new();
-        let x = contract.input_f32("x", &[1, rows, m.width]);
-        let positions = contract.input_i64("positions", &[1, rows]);
-        let mask = contract.input_f32("mask", &[1, 1, rows, rows]);
-        let logits = with_logits.then(|| contract.output_f32("logits", &[1, 1, m.vocabulary]));
-        let new = kv_names("new", m.layers)
-            .map(|name| contract.output_f32(name, &[1, m.kv_heads, rows, m.head_dim]))
-            .collect();
-        let session = engine.load(graphs.source(PREFILL)?, &contract)?;
-        Ok(Self {
+        let (model, vision) = (parts.shape.model, Vision::load(&parts, engine, graphs)?);
+        let prefill = Prefill::load(engine, graphs, model, with_logits)?;
+        Ok(Self::of(parts, vision, prefill))
+    }
+
+    /// Loads the vision graph, with the prefix on another graph's session.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(super) fn on(
+        parts: Parts,
+        engine: &dyn Engine,
+        graphs: &Graphs<'_>,
+        prefill: Prefill,
+    ) -> Result<Self, LoadError> {
+        let vision = Vision::load(&parts, engine, graphs)?;
+        Ok(Self::of(parts, vision, prefill))
+    }
+
+    fn of(parts: Parts, vision: Vision, prefill: Prefill) -> Self {
+        Self {
             images: ImageLoader::new(),
             vision,
-            prefill: Prefill { session, x, positions, mask, logits, new },
+            prefill,
             masked_for: None,
             text_ids: Vec::with_capacity(parts.shape.max_text_tokens),
             parts,
-        })
+        }
     }
 
     pub(crate) fn spec(&self) -> &PolicySpec {
@@ -142,7 +183,10 @@ impl Prefix {
 
     /// Logits after the prefix of the last inference, `[V]`; empty for a family without.
     pub(crate) fn logits(&self) -> Result<&[f32], EngineError> {
-        self.prefill.logits.map_or(Ok(&[]), |slot| self.prefill.session.output_f32(slot))
+        let Some(slot) = self.prefill.logits else { return Ok(&[]) };
+        let logits = self.prefill.session.output_f32(slot)?;
+        // Where every row has some, those of the last are the answer.
+        Ok(&logits[logits.len().saturating_sub(self.model().vocabulary)..])
     }
 
     /// Keys and values of the last inference, two per layer, `[1, Hkv, S, hd]` each.
@@ -265,8 +309,11 @@ impl Prefix {
             *position = at as i64;
         }
         if self.masked_for != Some(text) {
+            let before = self.prefill.before;
             let mask = self.prefill.session.input_f32_mut(self.prefill.mask)?;
-            for (query, row) in mask.chunks_exact_mut(m.prefix).enumerate() {
+            for (query, row) in mask.chunks_exact_mut(before + m.prefix).enumerate() {
+                let (slab, row) = row.split_at_mut(before);
+                slab.fill(MASKED);
                 row.fill(0.0);
                 row[padding.clone()].fill(MASKED);
                 if prompt.is_causal() {

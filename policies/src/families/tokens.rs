@@ -11,7 +11,7 @@ use std::time::Instant as WallInstant;
 use endplate_tokenizers::{ActionTokenizer, BinCodec, DecodeError, FastCodec, Progress};
 
 use super::answer::Answer as Whole;
-use super::decoder::Decoder;
+use super::decoder::{Decoder, OnRows, row_contracts};
 use super::prefix::{Parts, Prefix};
 use super::{Graphs, Inspect, Lap};
 use crate::action_space::{ActionKind, NormalisedRows};
@@ -103,10 +103,23 @@ impl<T: Anytime> TokenPolicy<T> {
     ) -> Result<Self, LoadError> {
         let m = parts.shape.model;
         let (horizon, dims) = (parts.spec.chunk.horizon, parts.spec.actions.dims().len());
-        let prefix = Prefix::new(parts, engine, graphs, true)?;
         let rows = rules.block.filter(|_| !rules.decoding.is_plain()).map(|block| block.rows);
-        let decode = Decoder::load(engine, graphs, m, 1, rules.slab)?;
-        let block = rows.map(|rows| Decoder::load(engine, graphs, m, rows, rules.slab)).transpose()?;
+        let (prefix, decode, block) = match row_contracts(&rules, rows) {
+            None => {
+                let prefix = Prefix::new(parts, engine, graphs, true)?;
+                let decode = Decoder::load(engine, graphs, m, 1, rules.slab)?;
+                let block = rows.map(|rows| Decoder::load(engine, graphs, m, rows, rules.slab)).transpose()?;
+                (prefix, decode, block)
+            }
+            Some(contracts) => {
+                let OnRows { one, block, prefill } = OnRows::load(engine, graphs, &rules, rows, &contracts)?;
+                let prefix = match prefill {
+                    Some(prefill) => Prefix::on(parts, engine, graphs, prefill)?,
+                    None => Prefix::new(parts, engine, graphs, true)?,
+                };
+                (prefix, one, block)
+            }
+        };
         let rows = rows.unwrap_or(1);
         let seeded = match graphs.optional(TRIGRAMS_FILE).filter(|_| rules.decoding.trigram) {
             None => Trigrams::default(),

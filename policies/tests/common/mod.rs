@@ -1,6 +1,8 @@
 //! Engines and bundles the suites run on.
 #![allow(dead_code)]
 
+pub mod drive;
+
 use std::path::{Path, PathBuf};
 
 use endplate_policies::engine::ort::find_library;
@@ -34,6 +36,26 @@ pub fn bundle_paths() -> Vec<PathBuf> {
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
     ["pick_cube_fast", "pick_cube_bins", "pick_cube_flow"].map(|name| folder.join(name)).to_vec()
+}
+
+/// A copy of a shipped bundle with one graph of any number of rows, as `endplate-block --dynamic` makes it.
+pub fn with_rows(name: &str) -> Copy {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copy = Copy::of(&root.join("bundles").join(name));
+    let block = if name == "pick_cube_bins" { 8 } else { 16 };
+    for file in ["decode_k1.onnx", &format!("decode_k{block}.onnx"), "prefill.onnx", "thresholds.toml"] {
+        if copy.path().join(file).exists() {
+            copy.remove(file);
+            copy.edit(|text| {
+                let line = text.lines().find(|line| line.starts_with(&format!("\"{file}\" = "))).expect("it is listed");
+                text.replacen(&format!("{line}\n"), "", 1)
+            });
+        }
+    }
+    let graph = std::fs::read(root.join("tests/models").join(format!("{name}_decode.onnx"))).expect("it is committed");
+    copy.add("decode.onnx", &graph);
+    copy.edit(|text| text.replacen("strategy = ", &format!("rows = [1, {block}, 110]\nstrategy = "), 1));
+    copy
 }
 
 /// A copy of the bundle that a test may damage.

@@ -15,7 +15,8 @@ pub struct CaptureArguments {
     recording: PathBuf,
     #[command(flatten)]
     policy: PolicyArguments,
-    /// Folder to write: one `.npz` a graph, one array `[sets, …]` an input.
+    /// Folder to write: one `.npz` a graph, one array `[sets, …]` an input; of a graph of any number of rows one each,
+    /// `decode.k8.npz`.
     #[arg(long)]
     out: PathBuf,
     /// Most sets of inputs kept of each graph, spread over the recording.

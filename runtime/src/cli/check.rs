@@ -41,7 +41,15 @@ pub fn check(arguments: &CheckArguments) -> Result<(), CliError> {
         );
     }
     let choice = arguments.policy.engine()?;
-    let bound = MemoryBound::of(&bundle, choice.workspace_bytes());
+    let profiles = choice.profiles(bundle.spec()).map_err(|error| CliError::Engine(error.to_string()))?;
+    if let Some(counts) = bundle.spec().family.row_counts() {
+        let held = if choice.shares_weights() { "one session" } else { "a session each" };
+        println!("decode.onnx: {held} for {counts:?} rows");
+    }
+    for (provider, profile) in profiles {
+        println!("  {provider}: optimisation profile: {profile}");
+    }
+    let bound = MemoryBound::of(&bundle, &choice);
     match available_memory(choice.gpu()) {
         Some((available, what)) if bound.total() > available => {
             return Err(CliError::Refused(format!(

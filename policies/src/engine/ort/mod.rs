@@ -13,6 +13,7 @@ mod machine;
 mod placement;
 mod registration;
 mod resident;
+mod shared;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -25,11 +26,13 @@ use ort::value::{Tensor, TensorElementType, ValueType};
 
 use super::{
     Contract, Declared, Direction, Dtype, Engine, EngineDescription, EngineError, EngineFile, GraphSource, InputSlot,
-    OutputSlot, Placement, Provider, ProviderList, ProviderRequest, Requirement, Session, matching, no_slot,
+    OutputSlot, Placement, ProfileRows, Provider, ProviderList, ProviderRequest, Requirement, RowContracts, Session,
+    ShapeProfile, matching_rows, no_slot,
 };
 use append::Append;
 use cache::CacheKey;
 use resident::{Residence, ResidentSession};
+use shared::Shared;
 
 pub use library::{Found, Origin, find_library};
 pub use machine::Machine;
@@ -94,9 +97,9 @@ impl Ort {
         };
         for request in options.providers.requests() {
             let cache = engine.cache_of(request, options)?;
-            let tried = Runtime::builder(&loaded.environment)
-                .map_err(|error| error.to_string())
-                .and_then(|builder| registration::register(builder, &loaded.environment, request, cache.as_deref()));
+            let tried = Runtime::builder(&loaded.environment).map_err(|error| error.to_string()).and_then(|builder| {
+                registration::register(builder, &loaded.environment, request, cache.as_deref(), None)
+            });
             let tried = tried.map_err(|detail| in_short(&detail));
             match (tried, request.requirement) {
                 (Ok(_), _) => engine.providers.push(Started { request: request.clone(), cache }),
@@ -208,28 +211,69 @@ impl Engine for Ort {
     }
 
     fn load(&self, graph: GraphSource<'_>, contract: &Contract) -> Result<Box<dyn Session>, EngineError> {
-        let failed = |error: ort::Error| EngineError::Load {
-            engine: NAME,
-            graph: graph.name.to_owned(),
-            detail: error.to_string(),
-        };
-        let session = self.build(graph).map_err(failed)?;
-        matching(graph.name, Direction::Input, &declared(session.inputs()), contract.inputs())?;
-        matching(graph.name, Direction::Output, &declared(session.outputs()), contract.outputs())?;
-        let placement = self.placed(graph.name, &session)?;
-        let bound: Box<dyn Session> = match &self.residence {
-            None => Box::new(OrtSession::bind(session, graph, contract).map_err(failed)?),
-            Some(residence) => {
-                let append = |contract: &Contract, allocator: &Allocator| self.append(contract, allocator);
-                Box::new(ResidentSession::bind(session, graph, contract, residence, append).map_err(failed)?)
-            }
-        };
+        let (session, placement) = self.open(graph, contract, contract, None)?;
+        let bound = self.bind(Shared::alone(session), graph, contract)?;
+        self.placements.borrow_mut().push(placement);
+        Ok(bound)
+    }
+
+    /// One session of ONNX Runtime, so the weights exist once; every number of rows has a binding of its own, held ready, and
+    /// where runs are recorded a recording of its own.
+    fn load_rows(
+        &self,
+        graph: GraphSource<'_>,
+        contracts: &RowContracts,
+    ) -> Result<Vec<Box<dyn Session>>, EngineError> {
+        let (session, placement) = self.open(graph, contracts.least(), contracts.most(), Some(contracts))?;
+        let session = Shared::alone(session);
+        let is_recorded = self.providers.iter().any(|started| started.request.has_cuda_graph());
+        let mut bound = Vec::with_capacity(contracts.wanted().len());
+        for (index, (_, contract)) in contracts.wanted().iter().enumerate() {
+            let holder = session.again(is_recorded.then_some(index + 1)).map_err(|error| failed(graph, &error))?;
+            bound.push(self.bind(holder, graph, contract)?);
+        }
         self.placements.borrow_mut().push(placement);
         Ok(bound)
     }
 }
 
+fn failed(graph: GraphSource<'_>, error: &ort::Error) -> EngineError {
+    EngineError::Load { engine: NAME, graph: graph.name.to_owned(), detail: error.to_string() }
+}
+
 impl Ort {
+    /// Builds a session and checks its tensors and where its nodes lie; `rows` where it is of any number of rows.
+    fn open(
+        &self,
+        graph: GraphSource<'_>,
+        least: &Contract,
+        most: &Contract,
+        rows: Option<&RowContracts>,
+    ) -> Result<(Runtime, Placement), EngineError> {
+        let session = self.build(graph, rows).map_err(|error| failed(graph, &error))?;
+        let (inputs, outputs) = (declared(session.inputs()), declared(session.outputs()));
+        matching_rows(graph.name, Direction::Input, &inputs, least.inputs(), most.inputs())?;
+        matching_rows(graph.name, Direction::Output, &outputs, least.outputs(), most.outputs())?;
+        let placement = self.placed(graph.name, &session)?;
+        Ok((session, placement))
+    }
+
+    fn bind(
+        &self,
+        session: Shared,
+        graph: GraphSource<'_>,
+        contract: &Contract,
+    ) -> Result<Box<dyn Session>, EngineError> {
+        let failed = |error: ort::Error| failed(graph, &error);
+        Ok(match &self.residence {
+            None => Box::new(OrtSession::bind(session, graph, contract).map_err(failed)?),
+            Some(residence) => {
+                let append = |contract: &Contract, allocator: &Allocator| self.append(contract, allocator);
+                Box::new(ResidentSession::bind(session, graph, contract, residence, append).map_err(failed)?)
+            }
+        })
+    }
+
     fn plain_builder(&self) -> Result<SessionBuilder, ort::Error> {
         Runtime::builder(&self.loaded.environment)?
             .with_intra_threads(1)
@@ -254,20 +298,25 @@ impl Ort {
             None => ProviderRequest::required(Provider::Cpu),
         };
         let builder = || {
-            registration::register(self.plain_builder()?, &self.loaded.environment, &request, None)
+            registration::register(self.plain_builder()?, &self.loaded.environment, &request, None, None)
                 .map_err(|detail| ort::Error::new(format!("appending keys and values on {}: {detail}", request.name)))
         };
         Append::build(contract, builder, allocator)
     }
 
-    fn build(&self, graph: GraphSource<'_>) -> Result<Runtime, ort::Error> {
+    fn build(&self, graph: GraphSource<'_>, rows: Option<&RowContracts>) -> Result<Runtime, ort::Error> {
         let mut builder =
             self.plain_builder()?.with_config_entry(placement::RECORD, "1").map_err(ort::Error::<()>::from)?;
         if !self.allows_cpu() {
             builder = builder.with_disable_cpu_fallback().map_err(ort::Error::<()>::from)?;
         }
         for Started { request, cache } in &self.providers {
-            builder = registration::register(builder, &self.loaded.environment, request, cache.as_deref())
+            let profile = rows.map(|rows| {
+                let wanted = request.profile_rows.unwrap_or(ProfileRows::up_to(rows.most_rows()));
+                ShapeProfile::of(rows, wanted)
+            });
+            let (environment, cache) = (&self.loaded.environment, cache.as_deref());
+            builder = registration::register(builder, environment, request, cache, profile.as_ref())
                 .map_err(|detail| ort::Error::new(format!("provider {}: {detail}", request.name)))?;
         }
         for file in graph.external {
@@ -298,7 +347,7 @@ enum Output {
 
 struct OrtSession {
     graph: String,
-    runtime: Runtime,
+    runtime: Shared,
     binding: IoBinding,
     inputs: Vec<Buffer>,
     outputs: Vec<Output>,
@@ -309,8 +358,8 @@ struct OrtSession {
 }
 
 impl OrtSession {
-    fn bind(runtime: Runtime, graph: GraphSource<'_>, contract: &Contract) -> Result<Self, ort::Error> {
-        let mut binding = runtime.create_binding()?;
+    fn bind(runtime: Shared, graph: GraphSource<'_>, contract: &Contract) -> Result<Self, ort::Error> {
+        let mut binding = runtime.with(Runtime::create_binding)?;
         let allocator = Allocator::default();
         let mut inputs = Vec::with_capacity(contract.inputs().len());
         for spec in contract.inputs() {
@@ -387,8 +436,7 @@ impl Session for OrtSession {
 
     fn run(&mut self) -> Result<(), EngineError> {
         self.has_run = false;
-        let result = self.runtime.run_binding(&self.binding).map(drop);
-        result.map_err(|error| EngineError::Run {
+        self.runtime.run(&self.binding).map_err(|error| EngineError::Run {
             engine: NAME,
             graph: self.graph.clone(),
             detail: error.to_string(),

@@ -7,23 +7,24 @@ use ort::ep::{self, ExecutionProviderDispatch};
 use ort::memory::DeviceType;
 use ort::session::builder::SessionBuilder;
 
-use crate::engine::{ComputePrecision, Provider, ProviderRequest};
+use crate::engine::{ComputePrecision, Provider, ProviderRequest, ShapeProfile};
 
 const MIB: usize = 1 << 20;
 
-/// Adds a provider to a session's options. A failure names what ONNX Runtime said, and leaves nothing behind that
-/// would let the session be built without it.
+/// Adds a provider to a session's options; `profile` for a graph whose shapes grow with its rows. A failure names what ONNX
+/// Runtime said, and leaves nothing behind that would let the session be built without it.
 pub(super) fn register(
     mut builder: SessionBuilder,
     environment: &Environment,
     request: &ProviderRequest,
     cache: Option<&Path>,
+    profile: Option<&ShapeProfile>,
 ) -> Result<SessionBuilder, String> {
     let dispatch = match request.name {
         Provider::Cpu => return Ok(builder),
-        Provider::TensorRtRtx => return register_plug_in(builder, environment, request, cache),
+        Provider::TensorRtRtx => return register_plug_in(builder, environment, request, cache, profile),
         Provider::Cuda => cuda(request),
-        Provider::TensorRt => tensorrt(request, cache),
+        Provider::TensorRt => tensorrt(request, cache, profile).build(),
     };
     dispatch.register(&mut builder).map_err(|error| error.to_string())?;
     Ok(builder)
@@ -47,7 +48,7 @@ fn cuda(request: &ProviderRequest) -> ExecutionProviderDispatch {
     cuda.build()
 }
 
-fn tensorrt(request: &ProviderRequest, cache: Option<&Path>) -> ExecutionProviderDispatch {
+fn tensorrt(request: &ProviderRequest, cache: Option<&Path>, profile: Option<&ShapeProfile>) -> ep::TensorRT {
     let precision = request.precision.unwrap_or(ComputePrecision::F32);
     let mut tensorrt = ep::TensorRT::default()
         .with_device_id(device(request))
@@ -63,6 +64,9 @@ fn tensorrt(request: &ProviderRequest, cache: Option<&Path>) -> ExecutionProvide
     if let Some(core) = request.dla_core {
         tensorrt = tensorrt.with_dla(true).with_dla_core(core);
     }
+    if let Some(ShapeProfile { min, opt, max }) = profile {
+        tensorrt = tensorrt.with_profile_min_shapes(min).with_profile_opt_shapes(opt).with_profile_max_shapes(max);
+    }
     if let Some(folder) = cache {
         let folder = folder.display().to_string();
         tensorrt = tensorrt
@@ -71,7 +75,7 @@ fn tensorrt(request: &ProviderRequest, cache: Option<&Path>) -> ExecutionProvide
             .with_timing_cache(true)
             .with_timing_cache_path(&folder);
     }
-    tensorrt.build()
+    tensorrt
 }
 
 /// A plug-in goes through a library of its own and the devices that it then offers.
@@ -80,6 +84,7 @@ fn register_plug_in(
     environment: &Environment,
     request: &ProviderRequest,
     cache: Option<&Path>,
+    profile: Option<&ShapeProfile>,
 ) -> Result<SessionBuilder, String> {
     let name = request.name.ort_name();
     let offered = |environment: &Environment| {
@@ -104,16 +109,69 @@ fn register_plug_in(
     if devices.is_empty() {
         return Err(format!("the plug-in offers no GPU with index {wanted}"));
     }
+    let options = plug_in_options(request, cache, profile);
+    builder.with_devices(devices, Some(&options)).map_err(|error| error.to_string())
+}
+
+/// Options of the plug-in, by the names that ONNX Runtime gives a device's.
+fn plug_in_options(
+    request: &ProviderRequest,
+    cache: Option<&Path>,
+    profile: Option<&ShapeProfile>,
+) -> Vec<(String, String)> {
     let mut options = Vec::new();
+    let mut set = |option: &str, value: String| options.push((format!("{}.{option}", request.name.ort_name()), value));
     if let Some(workspace) = request.workspace_mib {
-        let bytes = workspace as usize * MIB;
-        options.push((format!("{name}.nv_max_workspace_size"), bytes.to_string()));
+        set("nv_max_workspace_size", (workspace as usize * MIB).to_string());
     }
     if request.has_cuda_graph() {
-        options.push((format!("{name}.enable_cuda_graph"), "1".to_owned()));
+        set("enable_cuda_graph", "1".to_owned());
+    }
+    if let Some(ShapeProfile { min, opt, max }) = profile {
+        set("nv_profile_min_shapes", min.clone());
+        set("nv_profile_opt_shapes", opt.clone());
+        set("nv_profile_max_shapes", max.clone());
     }
     if let Some(folder) = cache {
-        options.push((format!("{name}.nv_runtime_cache_path"), folder.display().to_string()));
+        set("nv_runtime_cache_path", folder.display().to_string());
     }
-    builder.with_devices(devices, Some(&options)).map_err(|error| error.to_string())
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensorrt_is_given_the_profile_of_a_graph_whose_rows_are_symbolic_and_no_other() {
+        let request = ProviderRequest::required(Provider::TensorRt);
+        let words = |profile: Option<&ShapeProfile>| format!("{:?}", tensorrt(&request, None, profile));
+        let profile =
+            ShapeProfile { min: "x:1x1x3".into(), opt: "x:1x2x3".into(), max: "x:1x8x3,positions:1x8".into() };
+        assert!(!words(None).contains("trt_profile"), "{}", words(None));
+        let given = words(Some(&profile));
+        for (key, value) in [
+            ("trt_profile_min_shapes", "x:1x1x3"),
+            ("trt_profile_opt_shapes", "x:1x2x3"),
+            ("trt_profile_max_shapes", "x:1x8x3,positions:1x8"),
+        ] {
+            assert!(given.contains(&format!("\"{key}\"")) && given.contains(&format!("\"{value}\"")), "{given}");
+        }
+    }
+
+    #[test]
+    fn the_plug_in_is_given_the_profile_of_a_graph_whose_rows_are_symbolic_and_no_other() {
+        let request = ProviderRequest { workspace_mib: Some(2), ..ProviderRequest::required(Provider::TensorRtRtx) };
+        let words = |profile: Option<&ShapeProfile>| {
+            let options = plug_in_options(&request, None, profile);
+            options.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        let name = "NvTensorRTRTXExecutionProvider";
+        assert_eq!(words(None), format!("{name}.nv_max_workspace_size=2097152"));
+        let profile = ShapeProfile { min: "x:1x1".into(), opt: "x:1x1".into(), max: "x:1x8".into() };
+        let expected = format!(
+            "{name}.nv_max_workspace_size=2097152 {name}.nv_profile_min_shapes=x:1x1 {name}.nv_profile_opt_shapes=x:1x1 {name}.nv_profile_max_shapes=x:1x8"
+        );
+        assert_eq!(words(Some(&profile)), expected);
+    }
 }

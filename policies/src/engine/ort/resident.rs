@@ -15,6 +15,7 @@ use ort::session::{IoBinding, Session as Runtime};
 use ort::value::{PrimitiveTensorElementType, Tensor};
 
 use super::append::Append;
+use super::shared::Shared;
 use super::{Dtype, NAME};
 use crate::engine::{Contract, Direction, EngineError, GraphSource, InputSlot, OutputSlot, Session, no_slot};
 
@@ -53,6 +54,8 @@ pub(super) struct Twin<T: Element> {
     pub(super) device: Tensor<T>,
     /// Whether the host's was written since the last copy.
     is_written: bool,
+    /// Whether rows were put into the device's that the host's does not have.
+    is_behind: bool,
 }
 
 impl<T: Element> Twin<T> {
@@ -61,12 +64,13 @@ impl<T: Element> Twin<T> {
         let mut host = Tensor::<T>::new(&Allocator::default(), shape.to_vec())?;
         host.extract_tensor_mut().1.fill(T::default());
         let device = Tensor::<T>::new(device, shape.to_vec())?;
-        Ok(Self { host, device, is_written: true })
+        Ok(Self { host, device, is_written: true, is_behind: false })
     }
 
-    /// The host's, to write.
+    /// The host's, to write: what is not written anew is what the host has.
     pub(super) fn write(&mut self) -> &mut [T] {
         self.is_written = true;
+        self.is_behind = false;
         self.host.extract_tensor_mut().1
     }
 
@@ -81,7 +85,16 @@ impl<T: Element> Twin<T> {
 
 impl Twin<f32> {
     fn fetch(&mut self) -> Result<(), ort::Error> {
+        self.is_behind = false;
         self.device.copy_into(&mut self.host)
+    }
+
+    /// The host's, to read, with what was put into the device's.
+    fn read(&mut self) -> Result<&[f32], ort::Error> {
+        if self.is_behind {
+            self.fetch()?;
+        }
+        Ok(self.host.extract_tensor().1)
     }
 }
 
@@ -92,13 +105,15 @@ enum Input {
 
 pub(super) struct ResidentSession {
     graph: String,
-    runtime: Runtime,
+    runtime: Shared,
     binding: IoBinding,
     inputs: Vec<Input>,
     outputs: Vec<Twin<f32>>,
     /// Outputs that stay on the device, by slot.
     stays: Vec<bool>,
     append: Option<Append>,
+    /// Inputs that rows are appended to on the device.
+    slabs: Vec<usize>,
     has_run: bool,
     /// Initialisers may still point into the files.
     _external: Vec<Arc<[u8]>>,
@@ -107,14 +122,14 @@ pub(super) struct ResidentSession {
 impl ResidentSession {
     /// Binds every tensor of a contract in `residence`; `append` builds the graph that appends keys and values there.
     pub(super) fn bind(
-        runtime: Runtime,
+        runtime: Shared,
         graph: GraphSource<'_>,
         contract: &Contract,
         residence: &Residence,
         append: impl FnOnce(&Contract, &Allocator) -> Result<Option<Append>, ort::Error>,
     ) -> Result<Self, ort::Error> {
-        let mut binding = runtime.create_binding()?;
-        let allocator = residence.allocator(&runtime)?;
+        let mut binding = runtime.with(Runtime::create_binding)?;
+        let allocator = runtime.with(|runtime| residence.allocator(runtime))?;
         let mut inputs = Vec::with_capacity(contract.inputs().len());
         for spec in contract.inputs() {
             inputs.push(match spec.dtype {
@@ -134,10 +149,12 @@ impl ResidentSession {
             outputs.push(twin);
         }
         let mut stays = vec![false; outputs.len()];
+        let mut slabs = Vec::new();
         let mut append = append(contract, &allocator)?;
         if let Some(append) = &mut append {
             for (index, (new, slab)) in contract.appends().iter().enumerate() {
                 stays[new.0] = true;
+                slabs.push(slab.0);
                 if let Input::F32(slab) = &mut inputs[slab.0] {
                     append.bind(index, &outputs[new.0].device, &mut slab.device)?;
                 }
@@ -145,7 +162,7 @@ impl ResidentSession {
         }
         let external = graph.external.iter().map(|file| Arc::clone(&file.bytes)).collect();
         let graph = graph.name.to_owned();
-        Ok(Self { graph, runtime, binding, inputs, outputs, stays, append, has_run: false, _external: external })
+        Ok(Self { graph, runtime, binding, inputs, outputs, stays, append, slabs, has_run: false, _external: external })
     }
 
     fn failed(&self, error: &ort::Error) -> EngineError {
@@ -164,7 +181,7 @@ impl ResidentSession {
 
     fn run_and_fetch(&mut self) -> Result<(), ort::Error> {
         self.send()?;
-        self.runtime.run_binding(&self.binding).map(drop)?;
+        self.runtime.run(&self.binding)?;
         for (twin, stays) in self.outputs.iter_mut().zip(&self.stays) {
             if !stays {
                 twin.fetch()?;
@@ -176,7 +193,14 @@ impl ResidentSession {
     fn append_rows(&mut self, at: usize, kept: usize) -> Result<(), ort::Error> {
         // A slab that the host wrote is copied before rows are put behind it.
         self.send()?;
-        self.append.as_mut().map_or(Ok(()), |append| append.run(at, kept))
+        let Some(append) = self.append.as_mut() else { return Ok(()) };
+        append.run(at, kept)?;
+        for slab in &self.slabs {
+            if let Input::F32(twin) = &mut self.inputs[*slab] {
+                twin.is_behind = true;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -192,6 +216,17 @@ impl Session for ResidentSession {
         match self.inputs.get_mut(slot.0) {
             Some(Input::I64(twin)) => Ok(twin.write()),
             _ => Err(no_slot(&self.graph, Direction::Input, slot.0, Dtype::I64)),
+        }
+    }
+
+    fn input_f32(&mut self, slot: InputSlot) -> Result<&[f32], EngineError> {
+        match self.inputs.get_mut(slot.0) {
+            Some(Input::F32(twin)) => twin.read().map_err(|error| EngineError::Run {
+                engine: NAME,
+                graph: self.graph.clone(),
+                detail: error.to_string(),
+            }),
+            _ => Err(no_slot(&self.graph, Direction::Input, slot.0, Dtype::F32)),
         }
     }
 
