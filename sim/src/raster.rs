@@ -314,8 +314,8 @@ impl Renderer {
                 // Words are mixed by masks: of a choice the compiler makes a jump, and then nothing vectorises.
                 let is_hit = u32::from(now_near[i] > 0.0).wrapping_neg();
                 let is_second = (is_odd[i] & 1).wrapping_neg();
-                let here = paint.first & !is_second | second & is_second;
-                shown[i] = here & is_hit | shown[i] & !is_hit;
+                let here = (paint.first & !is_second) | (second & is_second);
+                shown[i] = (here & is_hit) | (shown[i] & !is_hit);
                 nearness[i] = nearness[i].max(now_near[i]);
             }
         }
@@ -331,8 +331,8 @@ impl Renderer {
             let pairs = upper.chunks_exact(SAMPLES).zip(lower.chunks_exact(SAMPLES));
             for (pixel, (upper, lower)) in row.chunks_exact_mut(3).zip(pairs) {
                 let sum = |part: fn(u32) -> u32| part(upper[0]) + part(upper[1]) + part(lower[0]) + part(lower[1]);
-                let red_blue = (sum(|shown| shown & HALVES) + 0x0002_0002) / 4 & HALVES;
-                let green = (sum(|shown| shown >> 8 & 0xff) + 2) / 4;
+                let red_blue = ((sum(|shown| shown & HALVES) + 0x0002_0002) / 4) & HALVES;
+                let green = (sum(|shown| (shown >> 8) & 0xff) + 2) / 4;
                 pixel.copy_from_slice(&[red_blue as u8, green as u8, (red_blue >> 16) as u8]);
             }
         }
