@@ -21,6 +21,8 @@ pub struct Stages {
     pub decode: Duration,
     /// Tokens to joint rows.
     pub postprocess: Duration,
+    /// Visual tokens that went through all layers of the prefix; 0 for a family without such a prefix.
+    pub visual_tokens: u32,
     /// Action tokens generated.
     pub tokens: u32,
     /// Of these, tokens that were not the most likely one because the tokenizer could not take that.

@@ -25,6 +25,7 @@ mod observation;
 mod open_loop;
 pub mod planner;
 mod policy;
+pub mod pruning;
 pub mod skipping;
 mod stopwatch;
 mod thresholds;
@@ -45,11 +46,12 @@ pub use normalisation::Normalisation;
 pub use observation::{Anchor, Budget, Committed, Continuation, Epoch, MAX_OBSERVATIONS, Moment, Observation};
 pub use open_loop::{OpenLoopInputs, OpenLoopOutput, infer_open_loop, infer_open_loop_into};
 pub use policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
+pub use pruning::{Pruning, PruningError};
 pub use skipping::{Skipping, SkippingError};
 pub use stopwatch::{EngineRun, EngineRuns};
 pub use thresholds::{
     AnytimeThreshold, BinDistanceThreshold, DenoisingThreshold, EarlyExitThreshold, ExtrapolationThresholds,
-    ReuseThresholds, THRESHOLDS_FILE, TRIGRAMS_FILE, Thresholds, graph_digest,
+    PruningThresholds, ReuseThresholds, THRESHOLDS_FILE, TRIGRAMS_FILE, Thresholds, graph_digest,
 };
 
 #[cfg(feature = "ort")]

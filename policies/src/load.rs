@@ -18,7 +18,7 @@ use crate::engine::{
 use crate::families::{self, Inspect};
 use crate::observation::Epoch;
 use crate::open_loop::{OpenLoopInputs, infer_open_loop};
-use crate::planner::{Plan, Planned, Work};
+use crate::planner::{Plan, Planned, Visual, Work};
 use crate::policy::{Policy, PolicyError};
 use crate::skipping::Skipped;
 use crate::stopwatch::{self, EngineRuns};
@@ -348,7 +348,7 @@ fn replay_golden(
     let probes = bundle.spec().family.probes();
     let samples = GoldenSample::read_all(&arrays, bundle.spec())?;
     for ((sample, golden), &drafts) in samples.iter().enumerate().flat_map(|of| ways.iter().map(move |way| (of, way))) {
-        policy.set_plan(Plan { drafts, ..Plan::UNLIMITED });
+        policy.set_plan(Plan { drafts, visual: Some(u32::MAX), ..Plan::UNLIMITED });
         let failed = |error: PolicyError| LoadError::GoldenFailed { sample, engine, error: Box::new(error) };
         let inputs = OpenLoopInputs::from_golden(golden, bundle.spec());
         // A prompt or a visual token that differs explains a later failure, so those are compared even then.
@@ -389,6 +389,17 @@ fn replay_golden(
         replayed.push(*output.chunk.stages());
     }
     policy.set_exact(false);
+    // What fewer visual tokens cost; their answers are others, and no golden ones.
+    for bucket in Visual::new(bundle.spec()).iter().flat_map(|visual| &visual.buckets()[1..]) {
+        let Some(golden) = samples.first() else { break };
+        policy.set_plan(Plan { visual: Some(bucket.tokens as u32), ..Plan::UNLIMITED });
+        match infer_open_loop(policy, &OpenLoopInputs::from_golden(golden, bundle.spec())) {
+            Ok(output) => replayed.push(*output.chunk.stages()),
+            // An answer that is no chunk costs as much, and is refused again when it comes up.
+            Err(PolicyError::Undecodable(_) | PolicyError::OutOfRange { .. }) => {}
+            Err(error) => return Err(LoadError::GoldenFailed { sample: 0, engine, error: Box::new(error) }),
+        }
+    }
     policy.set_plan(Plan::UNLIMITED);
     policy.reset(Epoch::default());
     Ok((worst, replayed))

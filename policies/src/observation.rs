@@ -203,6 +203,15 @@ impl<'a> Meter<'a> {
         self.check(Stage::Decode)
     }
 
+    /// Charges a prefix of this cost.
+    ///
+    /// # Errors
+    /// As [`charge`](Self::charge).
+    pub(crate) fn charge_prefill(&mut self, cost: Duration) -> Result<(), PolicyError> {
+        self.spent += cost;
+        self.check(Stage::Prefill)
+    }
+
     /// Charges a finished stage.
     ///
     /// # Errors

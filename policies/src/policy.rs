@@ -236,6 +236,9 @@ pub enum PolicyError {
         /// Index of the token.
         token: usize,
     },
+    /// Attention of the first layers that is not finite: nothing says which visual tokens to keep.
+    #[error("the attention that visual tokens are chosen by is not finite")]
+    NonFiniteAttention,
     /// A value far outside what the policy was trained on.
     #[error("row {row}, dimension {dim} is {value} in normalised units and at most ±{limit} is believed")]
     OutOfRange {
@@ -288,7 +291,7 @@ impl PolicyError {
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
             Self::TooVague { .. } => "too_vague",
             Self::Undecodable(_) => "undecodable",
-            Self::NonFinite { .. } | Self::NonFiniteLogits { .. } => "non_finite",
+            Self::NonFinite { .. } | Self::NonFiniteLogits { .. } | Self::NonFiniteAttention => "non_finite",
             Self::OutOfRange { .. } => "out_of_range",
             Self::Kinematics { .. } | Self::Pose(_) => "kinematics",
             Self::UnknownInstruction(_) => "unknown_instruction",

@@ -51,6 +51,9 @@ pub struct Thresholds {
     /// Bins: how far a guess may be off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bin_distance: Option<BinDistanceThreshold>,
+    /// How many visual tokens are kept or computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<PruningThresholds>,
     /// When the chunk before is continued instead of asking the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reuse: Option<ReuseThresholds>,
@@ -92,6 +95,21 @@ pub struct EarlyExitThreshold {
 pub struct BinDistanceThreshold {
     /// Bins a guess may be off.
     pub bins: u32,
+}
+
+/// See [`Thresholds::pruning`]; each is a number that the bundle has graphs for, and missing where none kept the tolerance.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PruningThresholds {
+    /// Of `ics`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ics: Option<u32>,
+    /// Of `ics` with `edges`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ics_edges: Option<u32>,
+    /// Of `cache`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<u32>,
 }
 
 /// See [`Thresholds::reuse`].
@@ -142,6 +160,7 @@ impl Thresholds {
             denoising: None,
             early_exit: None,
             bin_distance: None,
+            pruning: None,
             reuse: None,
             extrapolation: None,
         }
@@ -198,6 +217,7 @@ impl Thresholds {
             ("denoising", self.denoising.is_some(), spec.family.denoising_steps().is_some()),
             ("early_exit", self.early_exit.is_some(), has_bins),
             ("bin_distance", self.bin_distance.is_some(), has_bins),
+            ("pruning", self.pruning.is_some(), spec.family.prunable().is_some()),
         ];
         if let Some((part, ..)) = parts.into_iter().find(|(_, given, fits)| *given && !fits) {
             let remedy = format!("is not for the family {}: remove it", spec.family.name());
@@ -221,6 +241,15 @@ impl Thresholds {
         }
         if let Some(distance) = self.bin_distance {
             within("bin_distance.bins", f64::from(distance.bins), 0.0, f64::from(MAX_BIN_DISTANCE))?;
+        }
+        if let Some(PruningThresholds { ics, ics_edges, cache }) = self.pruning {
+            for (key, tokens) in [("ics", ics), ("ics_edges", ics_edges), ("cache", cache)] {
+                let has = |tokens: u32| spec.split.as_ref().is_some_and(|split| split.cost(tokens as usize).is_some());
+                if let Some(tokens) = tokens.filter(|tokens| !has(*tokens)) {
+                    let remedy = format!("the bundle has no graphs for so many visual tokens: {REMEDY}");
+                    return Err(invalid(&format!("pruning.{key}"), tokens, remedy));
+                }
+            }
         }
         if let Some(reuse) = self.reuse {
             within("reuse.angle_rad", reuse.angle_rad, 0.0, core::f64::consts::PI)?;

@@ -2,46 +2,17 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/counting.rs"]
+mod counting;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use counting::allocations;
 use endplate_hal::Frame;
 use endplate_policies::bundle::Arrays;
 use endplate_policies::{CameraSlot, ImageLoader, Pad, Resize};
 use serde_json::Value;
-
-thread_local! {
-    /// Allocations of this thread; the test harness has others.
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on unchanged to the system allocator, which upholds the contract; counting touches a
-// constant-initialised thread-local without a destructor, which cannot allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: as above.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn slot(width: u32, height: u32, resize: Resize, pad: Pad) -> CameraSlot {
     CameraSlot { name: "front".into(), width, height, resize, pad }
@@ -142,12 +113,12 @@ fn several_cameras_are_loaded_without_touching_the_heap() {
             loader.load(index, slot, frame, into).unwrap();
         }
     };
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = allocations();
     round();
-    let first = ALLOCATIONS.with(Cell::get);
+    let first = allocations();
     assert!(first > before, "the counter must count: the first frame of a size makes its weights");
     for _ in 0..5 {
         round();
     }
-    assert_eq!(ALLOCATIONS.with(Cell::get), first);
+    assert_eq!(allocations(), first);
 }

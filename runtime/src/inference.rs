@@ -32,6 +32,8 @@ pub struct InferenceCounts {
     pub latency: Samples,
     /// Wall time of each stage, in the order of [`STAGES`].
     pub stages: [Samples; STAGES.len()],
+    /// Visual tokens of all chunks that went through all layers.
+    pub visual_tokens: u64,
     /// Tokens of all chunks.
     pub tokens: u64,
     /// Of these, tokens that were not the most likely one because the tokenizer could not take that.
@@ -76,6 +78,7 @@ impl InferenceCounts {
             chunks: 0,
             latency: Samples::with_capacity(65_536),
             stages: std::array::from_fn(|_| Samples::with_capacity(65_536)),
+            visual_tokens: 0,
             tokens: 0,
             constrained: 0,
             passes: 0.0,
@@ -342,6 +345,7 @@ impl InferenceLoop {
         for (samples, span) in counts.stages.iter_mut().zip(spans) {
             samples.record(span);
         }
+        counts.visual_tokens += u64::from(stages.visual_tokens);
         counts.tokens += u64::from(stages.tokens);
         counts.constrained += u64::from(stages.constrained);
         counts.passes += stages.passes;

@@ -260,15 +260,20 @@ class _Rotary:
         return g.op("Concat", turned_left, turned_right, axis=3, out=out)
 
 
-def _attention(g: Graph, shape: Shape, x: str, name: str, q: str, keys: str, values: str, bias: str, kept: int) -> str:
-    """Grouped attention of ``kept`` rows, added to ``x``; q [1, heads, kept, hd], keys and values [1, Hkv, rows, hd]."""
+def _attended(g: Graph, shape: Shape, name: str, q: str, keys: str, values: str, bias: str, kept: int) -> str:
+    """What grouped attention of ``kept`` rows gives; q [1, heads, kept, hd], keys and values [1, Hkv, rows, hd]."""
     hd = shape.head_dim
     q = g.op("Reshape", q, g.ints(1, shape.kv_heads, shape.heads // shape.kv_heads, kept, hd))
     keys = g.op("Unsqueeze", g.op("Transpose", keys, perm=[0, 1, 3, 2]), g.ints(2))
     scores = g.op("Add", g.op("Mul", g.op("MatMul", q, keys), g.number(hd**-0.5)), bias)
     a = g.op("MatMul", g.op("Softmax", scores, axis=-1), g.op("Unsqueeze", values, g.ints(2)))
     a = g.op("Reshape", g.op("Transpose", a, perm=[0, 3, 1, 2, 4]), g.ints(1, kept, shape.heads * hd))
-    return g.op("Add", x, g.op("MatMul", a, g.weight(name + "out")))
+    return g.op("MatMul", a, g.weight(name + "out"))
+
+
+def _attention(g: Graph, shape: Shape, x: str, name: str, q: str, keys: str, values: str, bias: str, kept: int) -> str:
+    """The same, added to ``x``."""
+    return g.op("Add", x, _attended(g, shape, name, q, keys, values, bias, kept))
 
 
 def _silu(g: Graph, x: str) -> str:

@@ -132,6 +132,15 @@ impl FamilySpec {
         }
     }
 
+    /// The prefix of visual tokens and a prompt, where the runtime builds one that it can leave visual tokens out of.
+    pub(crate) const fn prunable(&self) -> Option<&PrefixSpec> {
+        match self {
+            Self::Pi0Fast(rules) | Self::Bins(rules) => Some(&rules.prefix),
+            Self::Flow(rules) => Some(&rules.prefix),
+            _ => None,
+        }
+    }
+
     /// Euler steps of an inference, where the planner may take fewer.
     pub const fn denoising_steps(&self) -> Option<usize> {
         match self {

@@ -7,6 +7,7 @@ mod dims;
 mod family;
 mod golden;
 mod prompt;
+mod pruning;
 mod raw;
 mod robot;
 pub mod safetensors;
@@ -33,6 +34,7 @@ pub use source::BundleSource;
 pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Quantisation, Tolerance, Training};
 
 use crate::decoding::{Decoding, DecodingError};
+use crate::pruning::{Pruning, PruningError};
 use crate::skipping::{Skipping, SkippingError};
 use crate::thresholds::{THRESHOLDS_FILE, Thresholds};
 
@@ -152,6 +154,11 @@ impl Bundle {
         }
         spec.family.resolve_decoding(spec.thresholds.as_ref())?;
         spec.skipping.check(&spec).map_err(|error| error.in_bundle(spec.skipping.name()))?;
+        let pruning = spec.pruning.resolved(spec.thresholds.as_ref()).and_then(|resolved| {
+            resolved.check(&spec)?;
+            Ok(resolved)
+        });
+        spec.pruning = pruning.map_err(|error| error.in_bundle(&spec.pruning.to_string()))?;
         Ok(Self { source, spec, digest, files })
     }
 
@@ -180,6 +187,17 @@ impl Bundle {
     pub fn set_skipping(&mut self, skipping: Skipping) -> Result<(), SkippingError> {
         skipping.check(&self.spec)?;
         self.spec.skipping = skipping;
+        Ok(())
+    }
+
+    /// Chooses another way of pruning than `policy.toml` does, before the policy is loaded.
+    ///
+    /// # Errors
+    /// [`PruningError`] where the family or the bundle's graphs cannot.
+    pub fn set_pruning(&mut self, pruning: Pruning) -> Result<(), PruningError> {
+        let pruning = pruning.resolved(self.spec.thresholds.as_ref())?;
+        pruning.check(&self.spec)?;
+        self.spec.pruning = pruning;
         Ok(())
     }
 

@@ -58,8 +58,24 @@ pub(super) struct RawPolicy {
     pub handover: Option<RawHandover>,
     #[serde(default)]
     pub skipping: Option<RawSkipping>,
+    /// Families around a prefix.
+    #[serde(default)]
+    pub pruning: Option<RawPruning>,
     #[serde(default)]
     pub training: Option<RawTraining>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPruning {
+    pub layer: usize,
+    pub grid: usize,
+    pub keep: Vec<usize>,
+    pub prefill_ms: Vec<f64>,
+    /// SHA-256 of the graph that was split.
+    pub prefill: String,
+    #[serde(default)]
+    pub technique: Option<String>,
 }
 
 #[derive(Deserialize)]

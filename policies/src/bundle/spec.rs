@@ -6,6 +6,7 @@ use std::fmt::Display;
 
 use super::dims::{checked_actions, checked_states};
 use super::family::{FamilySpec, checked_family, exactly};
+use super::pruning::checked_pruning;
 use super::raw::{RawBudget, RawCamera, RawChunk, RawPolicy, RawQuantisation, RawTolerance};
 use super::statistics::checked_statistics;
 use super::{BundleError, POLICY_FILE};
@@ -13,6 +14,7 @@ use crate::action_space::{ActionSpace, StateDim};
 use crate::engine::Provider;
 use crate::image::{CameraSlot, Pad, Resize};
 use crate::normalisation::Normalisation;
+use crate::pruning::{Pruning, SplitSpec};
 use crate::skipping::{Skipping, SkippingError};
 use crate::thresholds::Thresholds;
 
@@ -176,6 +178,10 @@ pub struct PolicySpec {
     pub thresholds: Option<Thresholds>,
     /// When the model is not asked.
     pub skipping: Skipping,
+    /// Graphs that leave visual tokens out, if the bundle has them.
+    pub split: Option<SplitSpec>,
+    /// Which visual tokens are left out.
+    pub pruning: Pruning,
     /// Where the weights came from, if it is known.
     pub training: Option<Training>,
 }
@@ -290,6 +296,13 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
     let entries = raw.action.iter().map(|dim| (dim.name.as_str(), dim.statistics()));
     let action_normalisation = checked_statistics("action", action_kind, entries)?;
     let chunk = checked_chunk(&raw.chunk)?;
+    let (split, pruning) = match &raw.pruning {
+        None => (None, Pruning::default()),
+        Some(pruning) => {
+            let (split, pruning) = checked_pruning(pruning, &family, &raw.files, cameras.len())?;
+            (Some(split), pruning)
+        }
+    };
     Ok(PolicySpec {
         name: raw.name,
         family,
@@ -312,6 +325,8 @@ fn validate(raw: RawPolicy) -> Result<PolicySpec, BundleError> {
             None => Skipping::Off,
             Some(raw) => raw.technique.parse().map_err(|error: SkippingError| error.in_bundle(&raw.technique))?,
         },
+        split,
+        pruning,
         training: raw.training.map(|t| Training {
             script: t.script,
             seed: t.seed,

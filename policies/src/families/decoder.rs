@@ -145,7 +145,8 @@ impl Decoder {
         rows: usize,
         capacity: usize,
     ) -> Result<Self, LoadError> {
-        if rows == 1 && graphs.has(IN_PLACE) && engine.writes_in_place() {
+        // In place a row's position is its place, which rows left out would move.
+        if rows == 1 && graphs.has(IN_PLACE) && engine.writes_in_place() && !graphs.leave_rows_out() {
             return Self::load_in_place(engine, graphs, m, capacity);
         }
         let (mut contract, tensors) = portable(m, rows, capacity);
@@ -194,7 +195,7 @@ impl Decoder {
     /// # Errors
     /// [`PolicyError::Memory`] when it does not fit.
     pub(super) fn take_prefix(&mut self, prefix: &Prefix) -> Result<(), PolicyError> {
-        let (rows, padding) = (prefix.model().prefix, prefix.padding());
+        let (rows, padding) = (prefix.rows(), prefix.padding());
         self.slab.crop(0);
         match self.form {
             Form::Portable { .. } => self.take(prefix, 0..rows, padding),
@@ -207,7 +208,7 @@ impl Decoder {
 
     /// Takes some rows of the prefix, `dead` of them masked.
     fn take(&mut self, prefix: &Prefix, part: Range<usize>, dead: Range<usize>) -> Result<(), PolicyError> {
-        let rows = prefix.model().prefix;
+        let rows = prefix.rows();
         for (new, past) in prefix.keys_and_values().zip(&self.past) {
             self.slab.write_range(self.session.input_f32_mut(*past)?, new?, rows, part.clone())?;
         }

@@ -7,7 +7,7 @@
 use core::time::Duration;
 
 use super::noise::Noise;
-use super::prefix::{Parts, Prefix, kv_names};
+use super::prefix::{Ask, Parts, Prefix, kv_names};
 use super::{Graphs, Inspect, Lap};
 use crate::action_space::{Blending, NormalisedRows};
 use crate::bundle::{FlowSpec, PolicySpec};
@@ -151,16 +151,20 @@ impl Flow {
 
     /// Hands the prefix to the denoising graph: keys and values, mask and positions stay for all steps.
     fn take_prefix(&mut self) -> Result<(), PolicyError> {
-        let rows = self.prefix.model().prefix;
+        let (all, rows, width) = (self.prefix.model().prefix, self.prefix.rows(), self.prefix.model().head_dim);
         let horizon = self.prefix.spec().chunk.horizon;
         let denoise = &mut self.denoise;
         for (new, past) in self.prefix.keys_and_values().zip(&denoise.past) {
-            denoise.session.input_f32_mut(*past)?.copy_from_slice(new?);
+            let heads = denoise.session.input_f32_mut(*past)?.chunks_exact_mut(all * width);
+            for (into, from) in heads.zip(new?.chunks_exact(rows * width)) {
+                into[..rows * width].copy_from_slice(from);
+            }
         }
         let padding = self.prefix.padding();
-        for row in denoise.session.input_f32_mut(denoise.mask)?.chunks_exact_mut(rows + horizon) {
+        for row in denoise.session.input_f32_mut(denoise.mask)?.chunks_exact_mut(all + horizon) {
             row.fill(0.0);
             row[padding.clone()].fill(MASKED);
+            row[rows..all].fill(MASKED);
         }
         let first = self.prefix.end_position();
         for (row, position) in denoise.session.input_i64_mut(denoise.positions)?.iter_mut().enumerate() {
@@ -217,7 +221,8 @@ impl Policy for Flow {
         let mut meter = Meter::new(budget, self.spec().costs);
         let mut stages = Stages::default();
         let mut lap = Lap::start();
-        self.prefix.observe(observation, chunk, &mut meter, &mut stages, &mut lap)?;
+        let ask = Ask { epoch: committed.epoch, visual: self.plan.visual };
+        self.prefix.observe(observation, chunk, ask, &mut meter, &mut stages, &mut lap)?;
 
         self.take_prefix()?;
         self.steering.set(self.prefix.spec(), self.rules.max_prefix_rows, committed, &observation.state.position_rad);
@@ -241,6 +246,7 @@ impl Policy for Flow {
 
     fn reset(&mut self, epoch: Epoch) {
         self.noise.reset(epoch);
+        self.prefix.forget();
     }
 
     fn inject(&mut self, fault: OutputFault) {
@@ -249,7 +255,7 @@ impl Policy for Flow {
 
     fn modelled_cost(&self) -> Duration {
         let costs = self.spec().costs;
-        costs.vision + costs.prefill + costs.step * self.steps() as u32
+        costs.vision + self.prefix.cost() + costs.step * self.steps() as u32
     }
 
     fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {

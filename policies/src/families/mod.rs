@@ -15,6 +15,7 @@ mod pi0;
 mod pi05;
 mod pi0_fast;
 mod prefix;
+mod pruned;
 mod schedule;
 mod smolvla;
 mod text;
@@ -105,6 +106,11 @@ impl<'a> Graphs<'a> {
     /// Whether the bundle has a graph of this name.
     pub(crate) fn has(&self, name: &'static str) -> bool {
         self.bundle.file(name).is_ok()
+    }
+
+    /// Whether the prefix may have fewer rows than its positions say.
+    pub(crate) fn leave_rows_out(&self) -> bool {
+        self.bundle.spec().pruning.ics.is_some()
     }
 
     /// A file that a bundle need not have.

@@ -5,10 +5,12 @@
 //! prefix stands at position `Nv + T` and on.
 
 use core::ops::Range;
+use core::time::Duration;
 
 use endplate_tokenizers::{ACTION_PREFIX, PromptForm, PromptTokenizer, discretise_state, fast_prefix, openvla_prompt};
 
 use super::decoder::Tensors;
+use super::pruned::{Cached, Layout, Split};
 use super::{Graphs, Lap, observation};
 use crate::bundle::safetensors::read_f32;
 use crate::bundle::{Bundle, BundleError, ModelShape, PolicySpec, PrefixSpec, PromptText};
@@ -17,11 +19,12 @@ use crate::engine::{Contract, Engine, EngineError, InputSlot, OutputSlot, Sessio
 use crate::image::ImageLoader;
 use crate::kv::MASKED;
 use crate::load::LoadError;
-use crate::observation::{Meter, Observation};
+use crate::observation::{Epoch, Meter, Observation};
 use crate::policy::{PolicyError, Stage};
 
 const VISION: &str = "vision.onnx";
 const PREFILL: &str = "prefill.onnx";
+const FIRST_PART: &str = "prefill_a.onnx";
 const WEIGHTS: &str = "weights.safetensors";
 const TEXT_TOKENIZER: &str = "text/tokenizer.json";
 const BOS: &str = "<bos>";
@@ -74,34 +77,51 @@ impl Vision {
     }
 }
 
-/// The graph that the prefix runs on.
+/// The graph that the prefix runs on, or its first layers do.
 pub(super) struct Prefill {
-    session: Box<dyn Session>,
-    x: InputSlot,
+    pub(super) session: Box<dyn Session>,
+    pub(super) x: InputSlot,
     positions: InputSlot,
     mask: InputSlot,
     /// Only where a token follows: of the last row, or of every row.
     logits: Option<OutputSlot>,
     /// Two per layer: keys, values, `[1, Hkv, S, hd]` each.
-    new: Vec<OutputSlot>,
+    pub(super) new: Vec<OutputSlot>,
     /// Rows of a slab without anything in it that the mask has before those of the prefix.
     before: usize,
 }
 
 impl Prefill {
-    /// Loads `prefill.onnx`; `with_logits` where it also predicts the first token.
-    fn load(engine: &dyn Engine, graphs: &Graphs<'_>, m: ModelShape, with_logits: bool) -> Result<Self, LoadError> {
+    /// Loads `prefill.onnx`, or what stands for it where visual tokens are left out; `with_logits` where it also predicts
+    /// the first token.
+    fn load(
+        spec: &PolicySpec,
+        m: ModelShape,
+        engine: &dyn Engine,
+        graphs: &Graphs<'_>,
+        with_logits: bool,
+    ) -> Result<(Self, Rest), LoadError> {
         let rows = m.prefix;
         let mut contract = Contract::new();
         let x = contract.input_f32("x", &[1, rows, m.width]);
         let positions = contract.input_i64("positions", &[1, rows]);
         let mask = contract.input_f32("mask", &[1, 1, rows, rows]);
-        let logits = with_logits.then(|| contract.output_f32("logits", &[1, 1, m.vocabulary]));
-        let new = kv_names("new", m.layers)
-            .map(|name| contract.output_f32(name, &[1, m.kv_heads, rows, m.head_dim]))
-            .collect();
-        let session = engine.load(graphs.source(PREFILL)?, &contract)?;
-        Ok(Self { session, x, positions, mask, logits, new, before: 0 })
+        let rest = if spec.pruning.ics.is_some() {
+            Rest::Split(Split::load(spec, m, &mut contract, engine, graphs, with_logits)?)
+        } else if spec.pruning.cache.is_some() {
+            Rest::Cached(Cached::load(spec, m, engine, graphs, with_logits)?)
+        } else {
+            Rest::Nothing
+        };
+        let (name, layers) = match (&rest, &spec.split) {
+            (Rest::Split(_), Some(split)) => (FIRST_PART, split.layer),
+            _ => (PREFILL, m.layers),
+        };
+        let logits = (with_logits && name == PREFILL).then(|| contract.output_f32("logits", &[1, 1, m.vocabulary]));
+        let new =
+            kv_names("new", layers).map(|name| contract.output_f32(name, &[1, m.kv_heads, rows, m.head_dim])).collect();
+        let session = engine.load(graphs.source(name)?, &contract)?;
+        Ok((Self { session, x, positions, mask, logits, new, before: 0 }, rest))
     }
 
     /// On a session of the decoder's graph with as many rows as the prefix has: `before` rows of slab, none of them live.
@@ -111,12 +131,29 @@ impl Prefill {
     }
 }
 
+/// What follows the first graph of the prefix, or stands in for it.
+enum Rest {
+    Nothing,
+    Split(Split),
+    Cached(Cached),
+}
+
+/// What one inference asks of the prefix beside its observation.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) epoch: Epoch,
+    /// Visual tokens to keep, where some may be left out; without it, as the bundle says.
+    pub(crate) visual: Option<u32>,
+}
+
 /// The prefix of one policy.
 pub(crate) struct Prefix {
     parts: Parts,
     images: ImageLoader,
     vision: Vision,
+    /// The whole prefix, or its first layers.
     prefill: Prefill,
+    rest: Rest,
     /// Prompt length the prefill mask was last written for.
     masked_for: Option<usize>,
     text_ids: Vec<u32>,
@@ -139,8 +176,8 @@ impl Prefix {
         with_logits: bool,
     ) -> Result<Self, LoadError> {
         let (model, vision) = (parts.shape.model, Vision::load(&parts, engine, graphs)?);
-        let prefill = Prefill::load(engine, graphs, model, with_logits)?;
-        Ok(Self::of(parts, vision, prefill))
+        let (prefill, rest) = Prefill::load(&parts.spec, model, engine, graphs, with_logits)?;
+        Ok(Self::of(parts, vision, prefill, rest))
     }
 
     /// Loads the vision graph, with the prefix on another graph's session.
@@ -154,14 +191,15 @@ impl Prefix {
         prefill: Prefill,
     ) -> Result<Self, LoadError> {
         let vision = Vision::load(&parts, engine, graphs)?;
-        Ok(Self::of(parts, vision, prefill))
+        Ok(Self::of(parts, vision, prefill, Rest::Nothing))
     }
 
-    fn of(parts: Parts, vision: Vision, prefill: Prefill) -> Self {
+    fn of(parts: Parts, vision: Vision, prefill: Prefill, rest: Rest) -> Self {
         Self {
             images: ImageLoader::new(),
             vision,
             prefill,
+            rest,
             masked_for: None,
             text_ids: Vec::with_capacity(parts.shape.max_text_tokens),
             parts,
@@ -183,15 +221,61 @@ impl Prefix {
 
     /// Logits after the prefix of the last inference, `[V]`; empty for a family without.
     pub(crate) fn logits(&self) -> Result<&[f32], EngineError> {
-        let Some(slot) = self.prefill.logits else { return Ok(&[]) };
-        let logits = self.prefill.session.output_f32(slot)?;
-        // Where every row has some, those of the last are the answer.
-        Ok(&logits[logits.len().saturating_sub(self.model().vocabulary)..])
+        let whole = || {
+            let Some(slot) = self.prefill.logits else { return Ok(&[][..]) };
+            let logits = self.prefill.session.output_f32(slot)?;
+            // Where every row has some, those of the last are the answer.
+            Ok(&logits[logits.len().saturating_sub(self.model().vocabulary)..])
+        };
+        match &self.rest {
+            Rest::Nothing => whole(),
+            Rest::Split(split) => split.logits(),
+            Rest::Cached(cached) => cached.logits().unwrap_or_else(whole),
+        }
     }
 
-    /// Keys and values of the last inference, two per layer, `[1, Hkv, S, hd]` each.
+    /// Keys and values of the last inference, two per layer, `[1, Hkv, R, hd]` each, of the [`rows`](Self::rows) it has.
     pub(crate) fn keys_and_values(&self) -> impl Iterator<Item = Result<&[f32], EngineError>> {
-        self.prefill.new.iter().map(|slot| self.prefill.session.output_f32(*slot))
+        let (first, m) = (&self.prefill, self.model());
+        (0..2 * m.layers).map(move |index| match &self.rest {
+            Rest::Nothing => first.session.output_f32(first.new[index]),
+            Rest::Split(split) => split.tensor(first, index, m),
+            Rest::Cached(cached) => Ok(cached.tensor(index)),
+        })
+    }
+
+    /// R, rows of the last inference: `S`, less the visual tokens that were left out.
+    pub(crate) fn rows(&self) -> usize {
+        self.model().prefix - self.left_out()
+    }
+
+    fn left_out(&self) -> usize {
+        match &self.rest {
+            Rest::Split(split) => self.model().visual_tokens - split.tokens(),
+            Rest::Nothing | Rest::Cached(_) => 0,
+        }
+    }
+
+    /// Visual tokens that went through all layers in the last inference.
+    pub(crate) fn visual_tokens(&self) -> usize {
+        match &self.rest {
+            Rest::Nothing => self.model().visual_tokens,
+            Rest::Split(split) => split.tokens(),
+            Rest::Cached(cached) => cached.tokens(),
+        }
+    }
+
+    /// What the cost model charges for a prefix like the last.
+    pub(crate) fn cost(&self) -> Duration {
+        let spec = self.spec();
+        spec.split.as_ref().and_then(|split| split.cost(self.visual_tokens())).unwrap_or(spec.costs.prefill)
+    }
+
+    /// What links one inference to the next is of another run.
+    pub(crate) fn forget(&mut self) {
+        if let Rest::Cached(cached) = &mut self.rest {
+            cached.forget();
+        }
     }
 
     /// Prompt ids of the last inference.
@@ -199,8 +283,14 @@ impl Prefix {
         &self.text_ids
     }
 
-    /// Rows of the prefix that hold nothing.
+    /// Rows of the last inference's prefix that hold nothing.
     pub(crate) fn padding(&self) -> Range<usize> {
+        let (whole, left_out) = (self.whole_padding(), self.left_out());
+        whole.start - left_out..whole.end - left_out
+    }
+
+    /// Of all `S` rows, those that hold nothing.
+    fn whole_padding(&self) -> Range<usize> {
         let m = self.model();
         let before = self.parts.shape.prompt.ids_before_images();
         m.visual_tokens + before..m.prefix - (self.text_ids.len() - before)
@@ -225,6 +315,7 @@ impl Prefix {
         &mut self,
         observation: &Observation<'_>,
         chunk: &ActionChunk,
+        ask: Ask,
         meter: &mut Meter<'_>,
         stages: &mut Stages,
         lap: &mut Lap,
@@ -236,9 +327,10 @@ impl Prefix {
         stages.vision = lap.take();
         meter.charge(Stage::Vision)?;
         self.encode_prompt(observation)?;
-        self.run()?;
+        self.run(observation.instruction, ask)?;
         stages.prefill = lap.take();
-        meter.charge(Stage::Prefill)
+        stages.visual_tokens = self.visual_tokens() as u32;
+        meter.charge_prefill(self.cost())
     }
 
     fn load_images(&mut self, observation: &Observation<'_>) -> Result<(), PolicyError> {
@@ -279,11 +371,12 @@ impl Prefix {
         if ids.len() > room { Err(PolicyError::PromptTooLong { tokens: ids.len(), room }) } else { Ok(ids) }
     }
 
-    fn run(&mut self) -> Result<(), PolicyError> {
+    fn run(&mut self, instruction: &str, ask: Ask) -> Result<(), PolicyError> {
         let m = self.model();
         let text = self.text_ids.len();
-        let padding = self.padding();
+        let padding = self.whole_padding();
         let prompt = self.parts.shape.prompt;
+        let layout = Layout { prompt, visual: prompt.ids_before_images(), padding: padding.clone() };
         let (before, behind) = self.text_ids.split_at(prompt.ids_before_images());
 
         let visual = self.vision.session.output_f32(self.vision.visual)?;
@@ -299,14 +392,7 @@ impl Prefix {
         }
         let positions = self.prefill.session.input_i64_mut(self.prefill.positions)?;
         for (row, position) in positions.iter_mut().enumerate() {
-            let at = if row < padding.start {
-                row
-            } else if padding.contains(&row) {
-                0
-            } else {
-                row - padding.len()
-            };
-            *position = at as i64;
+            *position = layout.position(row);
         }
         if self.masked_for != Some(text) {
             let before = self.prefill.before;
@@ -322,7 +408,21 @@ impl Prefix {
             }
             self.masked_for = Some(text);
         }
-        self.prefill.session.run()?;
+        let images = self.vision.session.input_f32_mut(self.vision.image)?;
+        let (spec, first) = (&self.parts.spec, &mut self.prefill);
+        match &mut self.rest {
+            Rest::Nothing => first.session.run()?,
+            Rest::Split(split) => {
+                first.session.run()?;
+                let tokens = ask.visual.map(|tokens| tokens as usize).or(spec.pruning.tokens());
+                let tokens = tokens.unwrap_or(m.visual_tokens);
+                split.run(first, tokens, images, &layout, (spec, m))?;
+            }
+            Rest::Cached(cached) => {
+                let all = ask.visual.is_some_and(|tokens| tokens as usize >= m.visual_tokens);
+                cached.run(first, (ask.epoch, instruction, all), images, &layout, (spec, m))?;
+            }
+        }
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use endplate_tokenizers::{ActionTokenizer, BinCodec, DecodeError, FastCodec, Pro
 
 use super::answer::Answer as Whole;
 use super::decoder::{Decoder, OnRows, row_contracts};
-use super::prefix::{Parts, Prefix};
+use super::prefix::{Ask, Parts, Prefix};
 use super::{Graphs, Inspect, Lap};
 use crate::action_space::{ActionKind, NormalisedRows};
 use crate::bundle::{FamilySpec, PolicySpec, Strategy, TokenSpec};
@@ -393,7 +393,8 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
         let mut meter = Meter::new(budget, self.spec().costs);
         let mut stages = Stages::default();
         let mut lap = Lap::start();
-        self.prefix.observe(observation, chunk, &mut meter, &mut stages, &mut lap)?;
+        let ask = Ask { epoch: committed.epoch, visual: self.plan.visual };
+        self.prefix.observe(observation, chunk, ask, &mut meter, &mut stages, &mut lap)?;
 
         match self.block.as_mut().filter(|_| self.plan.drafts) {
             Some(block) => block.take_prefix(&self.prefix)?,
@@ -435,6 +436,7 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
     fn reset(&mut self, _epoch: Epoch) {
         // Guesses link one inference to the next, and the token count behind the cost model.
         self.forget();
+        self.prefix.forget();
         self.tokens.clear();
         self.decode.clear();
         if let Some(block) = &mut self.block {
@@ -449,7 +451,7 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
     fn modelled_cost(&self) -> Duration {
         let costs = self.spec().costs;
         let tokens = if self.tokens.is_empty() { self.rules.max_tokens } else { self.tokens.len() };
-        let before = costs.vision + costs.prefill;
+        let before = costs.vision + self.prefix.cost();
         match self.rules.block.filter(|_| self.drafts()) {
             None => before + costs.step * tokens as u32,
             // At worst every guess is wrong and a pass takes one token.

@@ -93,7 +93,8 @@ impl Window {
 /// The newest costs of all stages.
 #[derive(Clone, Debug)]
 pub(crate) struct CostWindows {
-    before: Window,
+    /// By visual tokens, of which some may be left out.
+    before: Vec<(u32, Window)>,
     step: Window,
     block: Window,
     after: Window,
@@ -101,12 +102,20 @@ pub(crate) struct CostWindows {
 
 impl CostWindows {
     pub(crate) fn new() -> Self {
-        Self { before: Window::new(), step: Window::new(), block: Window::new(), after: Window::new() }
+        Self { before: Vec::new(), step: Window::new(), block: Window::new(), after: Window::new() }
     }
 
     /// Learns from an answered inference.
     pub(crate) fn record(&mut self, stages: &Stages) {
-        self.before.record(stages.preprocess + stages.vision + stages.prefill);
+        let before = stages.preprocess + stages.vision + stages.prefill;
+        match self.before.iter_mut().find(|(tokens, _)| *tokens == stages.visual_tokens) {
+            Some((_, window)) => window.record(before),
+            None => {
+                let mut window = Window::new();
+                window.record(before);
+                self.before.push((stages.visual_tokens, window));
+            }
+        }
         self.after.record(stages.postprocess);
         if stages.blocks > 0 {
             self.block.record(stages.in_blocks / stages.blocks);
@@ -119,25 +128,38 @@ impl CostWindows {
 
     /// Everything measured so far counts `factor` times.
     pub(crate) fn rescale(&mut self, factor: f64) {
-        for window in [&mut self.before, &mut self.step, &mut self.block, &mut self.after] {
+        let before = self.before.iter_mut().map(|(_, window)| window);
+        for window in before.chain([&mut self.step, &mut self.block, &mut self.after]) {
             for span in &mut window.spans {
                 *span = span.mul_f64(factor);
             }
         }
     }
 
-    /// What the next inference is planned with.
+    /// What the next inference is planned with; with the most visual tokens.
     pub(crate) fn usual(&self) -> StageCosts {
-        self.each(Window::usual)
+        let most = self.before.iter().max_by_key(|(tokens, _)| *tokens);
+        self.each(most.map(|(_, window)| window.usual()), Window::usual)
+    }
+
+    /// What comes before the first token or step with so many visual tokens, if they were ever left out so.
+    pub(crate) fn usual_before(&self, visual_tokens: u32) -> Option<Duration> {
+        let of = |(tokens, window): &(u32, Window)| (*tokens == visual_tokens).then(|| window.usual());
+        self.before.iter().find_map(of)
     }
 
     /// The fastest of each stage.
     pub(crate) fn fastest(&self) -> StageCosts {
-        self.each(Window::fastest)
+        self.each(self.before.iter().map(|(_, window)| window.fastest()).min(), Window::fastest)
     }
 
-    fn each(&self, of: fn(&Window) -> Duration) -> StageCosts {
-        StageCosts { before: of(&self.before), step: of(&self.step), block: of(&self.block), after: of(&self.after) }
+    fn each(&self, before: Option<Duration>, of: fn(&Window) -> Duration) -> StageCosts {
+        StageCosts {
+            before: before.unwrap_or_default(),
+            step: of(&self.step),
+            block: of(&self.block),
+            after: of(&self.after),
+        }
     }
 }
 
@@ -180,6 +202,16 @@ mod tests {
         assert_eq!((windows.usual().step, windows.usual().before), (MS * 4, MS * 6));
         windows.rescale(0.5);
         assert_eq!(windows.usual().step, MS * 2);
+    }
+
+    #[test]
+    fn prefixes_of_fewer_visual_tokens_have_costs_of_their_own() {
+        let mut windows = CostWindows::new();
+        let stages = |visual_tokens, ms: u32| Stages { visual_tokens, prefill: MS * ms, ..Stages::default() };
+        windows.record(&stages(24, 2));
+        windows.record(&stages(78, 5));
+        assert_eq!((windows.usual_before(24), windows.usual_before(48)), (Some(MS * 2), None));
+        assert_eq!((windows.usual().before, windows.fastest().before), (MS * 5, MS * 2));
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!
 //! - the denoising steps that fit, between the fewest that were fitted as good enough and the family's own number;
 //! - whether blocks of guesses are verified: never where a first block that gains nothing would leave too little for the
-//!   tokens one by one, and with `planned` in the technique only where blocks are expected to take less time.
+//!   tokens one by one, and with `planned` in the technique only where blocks are expected to take less time;
+//! - with `planned` in the way of pruning, the most visual tokens with which the rest still fits at worst.
 //!
 //! While tokens are generated the same costs guard the rest: before every block there must be time for it and for
 //! everything that is left one by one, or the rest is generated one by one ([`Plan::affords_block`]). So a chunk never
@@ -13,6 +14,7 @@
 
 mod costs;
 mod planned;
+mod visual;
 
 use core::fmt;
 use core::time::Duration;
@@ -20,6 +22,7 @@ use core::time::Duration;
 pub(crate) use costs::CostWindows;
 pub use costs::{Demand, StageCosts};
 pub(crate) use planned::Planned;
+pub(crate) use visual::Visual;
 
 /// Inferences without a block after which one is verified again, so that what blocks gain stays known.
 const PROBE_AFTER: u32 = 32;
@@ -61,6 +64,8 @@ pub struct Plan {
     pub drafts: bool,
     /// Denoising steps.
     pub steps: u32,
+    /// Visual tokens kept, where some may be left out; `None` for as many as the bundle says.
+    pub visual: Option<u32>,
     /// Whether the answer fits the budget at worst, by the costs below.
     pub fits: bool,
     /// What it was decided by.
@@ -69,7 +74,8 @@ pub struct Plan {
 
 impl Plan {
     /// Everything as the bundle says, for a budget without end.
-    pub const UNLIMITED: Self = Self { drafts: true, steps: u32::MAX, fits: true, costs: StageCosts::ZERO };
+    pub const UNLIMITED: Self =
+        Self { drafts: true, steps: u32::MAX, visual: None, fits: true, costs: StageCosts::ZERO };
 
     /// Whether `left` is enough for one block and, if that gained nothing, for `rest` tokens one by one.
     pub fn affords_block(&self, left: Duration, rest: u32) -> bool {
@@ -87,10 +93,10 @@ pub fn plan(budget: Duration, work: Work, costs: StageCosts, demand: Demand, unp
     let left = budget.saturating_sub(costs.before + costs.after);
     let in_time = costs.before + costs.after <= budget;
     match work {
-        Work::Once => Plan { drafts: false, steps: 0, fits: in_time, costs },
+        Work::Once => Plan { drafts: false, steps: 0, visual: None, fits: in_time, costs },
         Work::Steps { most, least } => {
             let fit = if costs.step.is_zero() { most } else { whole(left.as_nanos() / costs.step.as_nanos()) };
-            Plan { drafts: false, steps: fit.clamp(least, most), fits: in_time && fit >= least, costs }
+            Plan { drafts: false, steps: fit.clamp(least, most), visual: None, fits: in_time && fit >= least, costs }
         }
         Work::Tokens { most, drafts, is_planned, exit, .. } => {
             let one_by_one = costs.step * most;
@@ -107,7 +113,7 @@ pub fn plan(budget: Duration, work: Work, costs: StageCosts, demand: Demand, unp
                 } else {
                     exits_in_time || pays
                 };
-            Plan { drafts, steps: 0, fits: is_safe || (drafts && exits_in_time), costs }
+            Plan { drafts, steps: 0, visual: None, fits: is_safe || (drafts && exits_in_time), costs }
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use core::time::Duration;
 
-use super::{CostWindows, Demand, Impossible, Plan, StageCosts, Work, check_budget, plan};
+use super::{CostWindows, Demand, Impossible, Plan, StageCosts, Visual, Work, check_budget, plan};
 use crate::bundle::PolicySpec;
 use crate::chunk::{ActionChunk, Stages};
 use crate::observation::{Budget, Committed, Epoch, Observation};
 use crate::policy::{OutputFault, Policy, PolicyError, StopReason};
+use crate::pruning::Bucket;
 
 /// How much a new answer counts in what is expected of the next.
 const NEW: f64 = 0.1;
@@ -21,6 +22,8 @@ pub(crate) struct Planned {
     first: Demand,
     demand: Demand,
     unprobed: u32,
+    /// Where visual tokens are left out.
+    visual: Option<Visual>,
     /// For the next inference, instead of a planned one.
     given: Option<Plan>,
 }
@@ -46,7 +49,41 @@ impl Planned {
         if let (Work::Tokens { is_fixed: false, .. }, false) = (work, tokens.is_empty()) {
             first.passes = tokens.iter().sum::<f64>() / tokens.len() as f64;
         }
-        Self { inner, work, modelled, measured, first, demand: first, unprobed: 0, given: None }
+        let visual = Visual::new(inner.spec());
+        Self { inner, work, modelled, measured, first, demand: first, unprobed: 0, visual, given: None }
+    }
+
+    /// Chooses for one inference; `None` where there is nothing to choose.
+    fn choose(&mut self, observation: &Observation<'_>, epoch: Epoch, budget: Budget<'_>) -> Option<Plan> {
+        let has_deadline = !budget.is_unlimited();
+        let range = self.visual.as_mut().map(|visual| visual.next(epoch, observation.instruction, has_deadline));
+        let visual = self.visual.as_ref().zip(range);
+        if !has_deadline {
+            let (visual, range) = visual?;
+            let tokens = visual.buckets()[range.start].tokens as u32;
+            return Some(Plan { visual: Some(tokens), ..Plan::UNLIMITED });
+        }
+        let costs = if budget.clock.is_some() { self.measured.usual() } else { self.modelled };
+        let span = budget.deadline.duration_since(budget.start);
+        let plan_for = |costs| plan(span, self.work, costs, self.demand, self.unprobed);
+        let Some((visual, range)) = visual else { return Some(plan_for(costs)) };
+        let with = |bucket: &Bucket| {
+            let tokens = bucket.tokens as u32;
+            let before = match budget.clock {
+                None => visual.modelled(*bucket, costs.before),
+                Some(_) => self.measured.usual_before(tokens).unwrap_or(costs.before),
+            };
+            Plan { visual: Some(tokens), ..plan_for(StageCosts { before, ..costs }) }
+        };
+        let mut plans = visual.buckets()[range].iter().map(with);
+        let mut chosen = plans.next();
+        while !chosen.is_some_and(|plan| plan.fits) {
+            match plans.next() {
+                None => break,
+                fewer => chosen = fewer,
+            }
+        }
+        chosen
     }
 
     fn learn(&mut self, stages: &Stages) {
@@ -79,14 +116,13 @@ impl Policy for Planned {
         budget: Budget<'_>,
         chunk: &mut ActionChunk,
     ) -> Result<StopReason, PolicyError> {
-        let chosen = (!budget.is_unlimited()).then(|| {
-            let costs = if budget.clock.is_some() { self.measured.usual() } else { self.modelled };
-            plan(budget.deadline.duration_since(budget.start), self.work, costs, self.demand, self.unprobed)
-        });
-        let chosen = self.given.take().or(chosen);
+        let chosen = self.choose(observation, committed.epoch, budget);
+        let given = self.given.take();
+        let is_told = given.is_some() || !budget.is_unlimited();
+        let chosen = given.or(chosen);
         self.inner.set_plan(chosen.unwrap_or(Plan::UNLIMITED));
         let stop = self.inner.infer(observation, committed, budget, chunk)?;
-        chunk.stages_mut().plan = chosen;
+        chunk.stages_mut().plan = chosen.filter(|_| is_told);
         self.learn(chunk.stages());
         Ok(stop)
     }
@@ -107,6 +143,9 @@ impl Policy for Planned {
         // What the machine costs stays known; what the task asks for may be another.
         self.demand = self.first;
         self.unprobed = 0;
+        if let Some(visual) = &mut self.visual {
+            visual.forget();
+        }
         self.inner.reset(epoch);
     }
 

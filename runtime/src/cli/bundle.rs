@@ -9,8 +9,8 @@ use endplate_policies::OrtOptions;
 #[cfg(feature = "ort")]
 use endplate_policies::engine::{EngineFile, ProviderList};
 use endplate_policies::{
-    Bundle, BundleSource, Decoding, EngineChoice, EngineRuns, LoadError, Loaded, Policy, Skipping, bind, check_robot,
-    load_policy, load_policy_timed,
+    Bundle, BundleSource, Decoding, EngineChoice, EngineRuns, LoadError, Loaded, Policy, Pruning, Skipping, bind,
+    check_robot, load_policy, load_policy_timed,
 };
 use include_dir::{Dir, include_dir};
 use indicatif::ProgressBar;
@@ -46,6 +46,10 @@ pub struct PolicyArguments {
     /// When the model is not asked, instead of the bundle's way: `off`, `reuse` or `extrapolate`.
     #[arg(long, value_name = "WAY")]
     pub skipping: Option<Skipping>,
+    /// Which visual tokens are left out, instead of the bundle's way: `off`, `cache:N`, or `ics:N` and, joined with `+`,
+    /// `edges` and `planned`.
+    #[arg(long, value_name = "WAY")]
+    pub pruning: Option<Pruning>,
 }
 
 /// An engine by name.
@@ -78,6 +82,11 @@ impl PolicyArguments {
             bundle
                 .set_skipping(skipping)
                 .map_err(|error| CliError::Refused(format!("{source}: --skipping {skipping}: {error}")))?;
+        }
+        if let Some(pruning) = self.pruning {
+            bundle
+                .set_pruning(pruning)
+                .map_err(|error| CliError::Refused(format!("{source}: --pruning {pruning}: {error}")))?;
         }
         Ok(bundle)
     }

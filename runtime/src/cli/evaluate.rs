@@ -12,7 +12,7 @@ use super::statistics::{PairedDifference, paired_difference, wilson};
 use super::view::View;
 use clap::{Args, ValueEnum};
 use core::time::Duration;
-use endplate_policies::{Bundle, Decoding, Loaded};
+use endplate_policies::{Bundle, Decoding, Loaded, Pruning};
 use endplate_runtime::LadderCounts;
 use endplate_sim::task::COLOURS;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -34,6 +34,9 @@ pub struct EvaluateArguments {
     /// Ways to generate action tokens, as of `run --decoding`; without it, each bundle's own.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     decoding: Vec<Decoding>,
+    /// Ways to leave visual tokens out, as of `run --pruning`; without it, each bundle's own.
+    #[arg(long, value_delimiter = ',', value_name = "WAY")]
+    pruning: Vec<Pruning>,
     /// Tasks.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "static")]
     task: Vec<Task>,
@@ -103,6 +106,9 @@ struct Setting {
     /// How action tokens are generated; empty for one a pass and for a policy without tokens.
     #[serde(default)]
     decoding: String,
+    /// Which visual tokens are left out; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pruning: String,
     robot: String,
     task: String,
     look: String,
@@ -227,12 +233,17 @@ pub fn evaluate(arguments: &EvaluateArguments) -> Result<(), CliError> {
     let mut settings: Vec<(Setting, Option<String>)> = Vec::new();
     let decodings: Vec<Option<Decoding>> =
         if arguments.decoding.is_empty() { vec![None] } else { arguments.decoding.iter().copied().map(Some).collect() };
+    let prunings: Vec<Option<Pruning>> =
+        if arguments.pruning.is_empty() { vec![None] } else { arguments.pruning.iter().copied().map(Some).collect() };
+    let ways: Vec<_> =
+        decodings.iter().flat_map(|decoding| prunings.iter().map(move |pruning| (*decoding, *pruning))).collect();
     for bundle in &bundles {
         for &engine in &arguments.engine {
-            for &decoding in &decodings {
+            for &(decoding, pruning) in &ways {
                 let ort_library = arguments.ort_library.clone();
                 let bundle = bundle.clone();
-                let policy = PolicyArguments { bundle, engine, ort_library, decoding, ..PolicyArguments::default() };
+                let policy =
+                    PolicyArguments { bundle, engine, ort_library, decoding, pruning, ..PolicyArguments::default() };
                 // What a bundle does not declare is a row that was not run, not the end of the others.
                 let (version, refusal) = match policy.load() {
                     Ok((bundle, loaded)) => {
@@ -242,11 +253,14 @@ pub fn evaluate(arguments: &EvaluateArguments) -> Result<(), CliError> {
                     Err(CliError::Refused(why)) => (String::new(), Some(why)),
                     Err(error) => return Err(error),
                 };
-                let bundle = PolicyArguments { decoding: None, ..policy.clone() }.open()?;
+                let bundle = PolicyArguments { decoding: None, pruning: None, ..policy.clone() }.open()?;
                 for run in conditions(arguments, &policy) {
                     let mut setting = setting_of(&run, &bundle, &version, &robot.source);
                     if let Some(decoding) = decoding {
                         setting.decoding = decoding_word(decoding);
+                    }
+                    if let Some(pruning) = pruning {
+                        setting.pruning = pruning_word(pruning);
                     }
                     if settings.iter().any(|(other, _)| *other == setting) {
                         continue;
@@ -310,6 +324,10 @@ fn decoding_word(decoding: Decoding) -> String {
     if decoding.is_plain() { String::new() } else { decoding.to_string() }
 }
 
+fn pruning_word(pruning: Pruning) -> String {
+    if pruning.is_off() { String::new() } else { pruning.to_string() }
+}
+
 /// Every latency with every handover; `None` is the bundle's own.
 fn timings(arguments: &EvaluateArguments) -> impl Iterator<Item = (&String, Option<&String>)> {
     let own = arguments.handover.is_empty().then_some(None);
@@ -329,6 +347,7 @@ fn setting_of(run: &RunArguments, bundle: &Bundle, engine_version: &str, robot: 
         engine_version: engine_version.to_owned(),
         precision: bundle.spec().precision.name().to_owned(),
         decoding: bundle.spec().family.tokens().map_or_else(String::new, |rules| decoding_word(rules.decoding)),
+        pruning: pruning_word(bundle.spec().pruning),
         robot: robot.to_owned(),
         task: word(run.task),
         look: word(if run.randomise { LookOption::Randomised } else { LookOption::Nominal }),
@@ -567,7 +586,11 @@ fn write_row(text: &mut String, row: &Row) -> std::fmt::Result {
         text,
         "| {}{} | {} {}, {} | {}, {}{} | {} | {} | {} | ",
         s.bundle,
-        if s.decoding.is_empty() { String::new() } else { format!(", {}", s.decoding) },
+        [&s.decoding, &s.pruning]
+            .into_iter()
+            .filter(|word| !word.is_empty())
+            .map(|word| format!(", {word}"))
+            .collect::<String>(),
         s.engine,
         s.engine_version,
         s.precision,

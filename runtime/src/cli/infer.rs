@@ -4,7 +4,7 @@ use super::bundle::{PolicyArguments, bound, open_robot};
 use super::error::{CliError, write};
 use clap::Args;
 use endplate_policies::bundle::Arrays;
-use endplate_policies::{OpenLoopInputs, infer_open_loop};
+use endplate_policies::{OpenLoopInputs, PolicyError, infer_open_loop};
 use std::path::PathBuf;
 
 /// Arguments of `endplate infer`.
@@ -35,8 +35,12 @@ pub fn infer(arguments: &InferArguments) -> Result<(), CliError> {
         loaded.policy = bound(loaded.policy, &robot)?;
     }
     let inputs = OpenLoopInputs::from_arrays(&arrays, loaded.policy.spec()).map_err(CliError::input)?;
-    let output = infer_open_loop(&mut *loaded.policy, &inputs)
-        .map_err(|error| CliError::Failed(format!("{}: {error}", error.kind())))?;
+    let failed = |error: PolicyError| CliError::Failed(format!("{}: {error}", error.kind()));
+    if !bundle.spec().pruning.is_off() {
+        // The first inference of an epoch sees every visual token; what is asked for is what later ones answer.
+        infer_open_loop(&mut *loaded.policy, &inputs).map_err(failed)?;
+    }
+    let output = infer_open_loop(&mut *loaded.policy, &inputs).map_err(failed)?;
     let mut file = std::io::Cursor::new(Vec::new());
     output
         .write_npz(&mut file)
@@ -44,14 +48,19 @@ pub fn infer(arguments: &InferArguments) -> Result<(), CliError> {
     write(&arguments.outputs, file.get_ref())?;
     let stages = output.chunk.stages();
     println!(
-        "{} on {} {}: {} rows of {}, {} tokens, {:.1} ms",
+        "{} on {} {}: {} rows of {}, {} tokens, {:.1} ms{}",
         bundle.spec().name,
         loaded.engine.name,
         loaded.engine.version,
         output.chunk.horizon(),
         output.chunk.dims(),
         stages.tokens,
-        stages.total().as_secs_f64() * 1e3
+        stages.total().as_secs_f64() * 1e3,
+        if bundle.spec().pruning.is_off() {
+            String::new()
+        } else {
+            format!(", {} visual tokens", stages.visual_tokens)
+        }
     );
     Ok(())
 }

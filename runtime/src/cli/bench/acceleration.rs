@@ -18,9 +18,11 @@ use clap::Args;
 use core::fmt;
 use endplate_hal::Instant;
 use endplate_policies::{
-    ActionChunk, Budget, Committed, Decoding, Epoch, Observation, Policy, PolicyError, PolicySpec, Skipping, StopReason,
+    ActionChunk, Budget, Committed, Decoding, EngineRuns, Epoch, Observation, Policy, PolicyError, PolicySpec, Pruning,
+    Skipping, StopReason,
 };
 use serde_json::json;
+use std::collections::BTreeMap;
 #[cfg(feature = "sim")]
 use std::path::PathBuf;
 
@@ -45,6 +47,9 @@ pub struct TradeArguments {
     /// `--decodings` too those that were fitted, with plain decoding.
     #[arg(long, value_delimiter = ',', value_name = "WAY")]
     skippings: Vec<Skipping>,
+    /// acceleration: ways of pruning, each with every way of decoding and skipping; without it, none.
+    #[arg(long, value_delimiter = ',', value_name = "WAY")]
+    prunings: Vec<Pruning>,
     /// acceleration: play so many episodes each way.
     #[cfg(feature = "sim")]
     #[arg(long, default_value_t = 0)]
@@ -72,26 +77,32 @@ struct Way {
     /// `None` for a family without tokens.
     decoding: Option<Decoding>,
     skipping: Skipping,
+    pruning: Pruning,
 }
 
 impl Way {
     fn is_plain(self) -> bool {
-        self.decoding.is_none_or(Decoding::is_plain) && self.skipping == Skipping::Off
+        self.decoding.is_none_or(Decoding::is_plain) && self.skipping == Skipping::Off && self.pruning.is_off()
     }
 
     fn policy(self, policy: &PolicyArguments) -> PolicyArguments {
-        PolicyArguments { decoding: self.decoding, skipping: Some(self.skipping), ..policy.clone() }
+        PolicyArguments {
+            decoding: self.decoding,
+            skipping: Some(self.skipping),
+            pruning: Some(self.pruning),
+            ..policy.clone()
+        }
     }
 }
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let decoding = self.decoding.unwrap_or_default();
-        match self.skipping {
-            Skipping::Off => decoding.fmt(f),
-            skipping if decoding.is_plain() => skipping.fmt(f),
-            skipping => write!(f, "{decoding}, {skipping}"),
-        }
+        let decoding = self.decoding.filter(|decoding| !decoding.is_plain()).map(|decoding| decoding.to_string());
+        let skipping = (self.skipping != Skipping::Off).then(|| self.skipping.to_string());
+        let pruning = (!self.pruning.is_off()).then(|| self.pruning.to_string());
+        let words: Vec<String> = [decoding, skipping, pruning].into_iter().flatten().collect();
+        f.write_str(if words.is_empty() { "plain" } else { "" })?;
+        f.write_str(&words.join(", "))
     }
 }
 
@@ -105,6 +116,13 @@ struct Side {
     refused: usize,
     tokens: f64,
     passes: f64,
+    visual_tokens: f64,
+    vision_ms: f64,
+    prefill_ms: f64,
+    /// Every run of the engine.
+    runs: EngineRuns,
+    /// Time in each graph.
+    graphs_ms: BTreeMap<String, f64>,
     /// Of all answers.
     latency_ms: Vec<f64>,
     /// Of those that asked the model.
@@ -113,8 +131,11 @@ struct Side {
 
 impl Side {
     fn load(policy: &PolicyArguments) -> Result<Self, CliError> {
-        let (bundle, loaded) = policy.load()?;
+        let (bundle, loaded, runs) = policy.load_timed(false)?;
+        // Those of the golden samples.
+        runs.take();
         Ok(Self {
+            runs,
             policy: loaded.policy,
             chunk: ActionChunk::for_spec(bundle.spec()),
             answers: 0,
@@ -123,12 +144,17 @@ impl Side {
             refused: 0,
             tokens: 0.0,
             passes: 0.0,
+            visual_tokens: 0.0,
+            vision_ms: 0.0,
+            prefill_ms: 0.0,
+            graphs_ms: BTreeMap::new(),
             latency_ms: Vec::new(),
             asked_ms: Vec::new(),
         })
     }
 
-    fn answer(&mut self, observation: &Observation<'_>, epoch: Epoch) -> Result<(), CliError> {
+    /// Whether there is an answer.
+    fn answer(&mut self, observation: &Observation<'_>, epoch: Epoch) -> Result<bool, CliError> {
         let budget = Budget::unlimited(Instant::ZERO);
         match self.policy.infer(observation, &Committed::none(epoch), budget, &mut self.chunk) {
             Ok(stop) => {
@@ -139,15 +165,22 @@ impl Side {
                 self.exited += usize::from(stop == StopReason::EarlyExit);
                 self.tokens += f64::from(stages.tokens);
                 self.passes += stages.passes;
+                self.visual_tokens += f64::from(stages.visual_tokens);
+                self.vision_ms += stages.vision.as_secs_f64() * 1e3;
+                self.prefill_ms += stages.prefill.as_secs_f64() * 1e3;
+                for run in self.runs.take() {
+                    *self.graphs_ms.entry(run.graph.to_string()).or_default() += run.time.as_secs_f64() * 1e3;
+                }
                 self.latency_ms.push(ms);
                 if !is_skipped {
                     self.asked_ms.push(ms);
                 }
-                Ok(())
+                Ok(true)
             }
             Err(PolicyError::Undecodable(_) | PolicyError::NonFinite { .. } | PolicyError::OutOfRange { .. }) => {
                 self.refused += 1;
-                Ok(())
+                self.runs.take();
+                Ok(false)
             }
             Err(error) => Err(CliError::Failed(format!("{}: {error}", error.kind()))),
         }
@@ -182,14 +215,17 @@ fn ways(arguments: &BenchArguments, spec: &PolicySpec) -> Vec<Way> {
     };
     let trade = &arguments.trade;
     let skippings = if trade.skippings.is_empty() { vec![Skipping::Off] } else { trade.skippings.clone() };
-    let mut ways: Vec<Way> = skippings
-        .into_iter()
-        .flat_map(|skipping| decodings.iter().map(move |decoding| Way { decoding: *decoding, skipping }))
-        .collect();
-    if trade.skippings.is_empty() && arguments.decodings.is_empty() {
+    let prunings = if trade.prunings.is_empty() { vec![Pruning::default()] } else { trade.prunings.clone() };
+    let mut ways = Vec::new();
+    for skipping in skippings {
+        for &pruning in &prunings {
+            ways.extend(decodings.iter().map(|&decoding| Way { decoding, skipping, pruning }));
+        }
+    }
+    if trade.skippings.is_empty() && trade.prunings.is_empty() && arguments.decodings.is_empty() {
         let fitted = [Skipping::Reuse, Skipping::Extrapolate].into_iter().filter(|way| way.check(spec).is_ok());
         let decoding = spec.family.has_tokens().then(Decoding::default);
-        ways.extend(fitted.map(|skipping| Way { decoding, skipping }));
+        ways.extend(fitted.map(|skipping| Way { decoding, skipping, pruning: Pruning::default() }));
     }
     ways
 }
@@ -199,16 +235,20 @@ pub(super) fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let Some(path) = &arguments.recording else {
         return Err(CliError::Input("bench acceleration: give --recording FILE of `endplate run --record`".to_owned()));
     };
-    let policy = PolicyArguments { decoding: None, skipping: None, ..arguments.policy.clone() };
+    let policy = PolicyArguments { decoding: None, skipping: None, pruning: None, ..arguments.policy.clone() };
     let bundle = policy.open()?;
     let spec = bundle.spec();
     let quick = if arguments.trade.quick { QUICK_OBSERVATIONS } else { usize::MAX };
     let recorded = replayed(path, spec, arguments.observations.unwrap_or(quick))?;
     let mut rows = Vec::new();
     for way in ways(arguments, spec) {
-        let plain = Way { decoding: way.decoding.map(|_| Decoding::default()), skipping: Skipping::Off };
+        let plain = Way {
+            decoding: way.decoding.map(|_| Decoding::default()),
+            skipping: Skipping::Off,
+            pruning: Pruning::default(),
+        };
         let (mut plain, mut fast) = (Side::load(&plain.policy(&policy))?, Side::load(&way.policy(&policy))?);
-        let (same, with_tokens) = compare(&recorded, &mut plain, &mut fast)?;
+        let Compared { same, with_tokens, apart_rad } = compare(&recorded, &mut plain, &mut fast)?;
         let mut row = Row::new();
         row.insert("what".to_owned(), json!(way.to_string()));
         row.insert("bundle".to_owned(), json!(spec.name));
@@ -217,6 +257,16 @@ pub(super) fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
         row.insert("observations".to_owned(), json!(recorded.len()));
         row.insert("same_tokens".to_owned(), json!(same));
         row.insert("with_tokens".to_owned(), json!(with_tokens));
+        let mut samples = Samples::default();
+        samples.extend(apart_rad.into_iter());
+        samples.put(&mut row, "apart", "rad");
+        row.insert("visual_tokens_per_chunk".to_owned(), json!(fast.per_chunk(fast.visual_tokens)));
+        for (side, prefix) in [(&plain, "plain"), (&fast, "chunk")] {
+            row.insert(format!("{prefix}_vision_mean_ms"), json!(side.per_chunk(side.vision_ms)));
+            row.insert(format!("{prefix}_prefill_mean_ms"), json!(side.per_chunk(side.prefill_ms)));
+            let graphs = side.graphs_ms.iter().map(|(name, ms)| (name.clone(), side.per_chunk(*ms)));
+            row.insert(format!("{prefix}_graphs_mean_ms"), json!(graphs.collect::<BTreeMap<_, _>>()));
+        }
         row.insert("refused_plain".to_owned(), json!(plain.refused));
         row.insert("refused".to_owned(), json!(fast.refused));
         row.insert("tokens_per_chunk".to_owned(), json!(fast.per_chunk(fast.tokens)));
@@ -281,17 +331,31 @@ fn with_episodes(
     Ok(())
 }
 
-/// Answers everything on both sides; how many answers have the same tokens, of how many with tokens on both.
-fn compare(recorded: &[Replayed], plain: &mut Side, fast: &mut Side) -> Result<(usize, usize), CliError> {
-    let (mut same, mut with_tokens) = (0, 0);
+/// What two sides answered to the same observations.
+#[derive(Default)]
+struct Compared {
+    /// Answers with the same tokens,
+    same: usize,
+    /// of so many with tokens on both sides.
+    with_tokens: usize,
+    /// The largest difference of a joint in the rows planned to be played, where both answered.
+    apart_rad: Vec<f64>,
+}
+
+/// Answers everything on both sides.
+fn compare(recorded: &[Replayed], plain: &mut Side, fast: &mut Side) -> Result<Compared, CliError> {
+    let mut compared = Compared::default();
+    let played = plain.policy.spec().chunk.execute_rows * plain.chunk.dims();
     for each in recorded {
         let observation = each.observation();
-        plain.answer(&observation, each.epoch)?;
-        fast.answer(&observation, each.epoch)?;
+        if plain.answer(&observation, each.epoch)? & fast.answer(&observation, each.epoch)? {
+            let pairs = plain.chunk.rows().iter().zip(fast.chunk.rows()).take(played);
+            compared.apart_rad.push(pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max));
+        }
         let (expected, got) = (plain.policy.tokens(), fast.policy.tokens());
         let both = !expected.is_empty() && !got.is_empty();
-        with_tokens += usize::from(both);
-        same += usize::from(both && expected == got);
+        compared.with_tokens += usize::from(both);
+        compared.same += usize::from(both && expected == got);
     }
-    Ok((same, with_tokens))
+    Ok(compared)
 }

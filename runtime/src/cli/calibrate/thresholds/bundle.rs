@@ -3,18 +3,19 @@
 use crate::cli::bundle::PolicyArguments;
 use crate::cli::error::{CliError, write as write_file};
 use endplate_policies::{
-    Bundle, BundleSource, Decoding, Skipping, THRESHOLDS_FILE, TRIGRAMS_FILE, Thresholds, Trigrams,
+    Bundle, BundleSource, Decoding, Pruning, Skipping, THRESHOLDS_FILE, TRIGRAMS_FILE, Thresholds, Trigrams,
 };
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
 
 const POLICY_FILE: &str = "policy.toml";
 
-/// Opens the bundle; a way of decoding or skipping given on the command line is refused, since every one is tried.
+/// Opens the bundle; a way of decoding, skipping or pruning given on the command line is refused, since every one is tried.
 pub(super) fn without_thresholds(policy: &PolicyArguments) -> Result<Bundle, CliError> {
-    if policy.decoding.is_some() || policy.skipping.is_some() {
+    if policy.decoding.is_some() || policy.skipping.is_some() || policy.pruning.is_some() {
         return Err(CliError::Input(
-            "--decoding, --skipping: every way is tried when thresholds are fitted: leave them out".to_owned(),
+            "--decoding, --skipping, --pruning: every way is tried when thresholds are fitted: leave them out"
+                .to_owned(),
         ));
     }
     let mut bundle = policy.open()?;
@@ -22,6 +23,7 @@ pub(super) fn without_thresholds(policy: &PolicyArguments) -> Result<Bundle, Cli
         bundle.set_decoding(Decoding::default()).map_err(|error| CliError::Refused(error.to_string()))?;
     }
     bundle.set_skipping(Skipping::Off).map_err(|error| CliError::Refused(error.to_string()))?;
+    bundle.set_pruning(Pruning::default()).map_err(|error| CliError::Refused(error.to_string()))?;
     Ok(bundle)
 }
 

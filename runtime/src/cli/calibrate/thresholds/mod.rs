@@ -6,6 +6,7 @@
 
 mod bundle;
 mod losses;
+mod pruning;
 mod skips;
 
 use crate::cli::bundle::PolicyArguments;
@@ -104,6 +105,7 @@ pub fn fit(arguments: &ThresholdArguments) -> Result<(), CliError> {
     fitted.early_exit = losses::early_exit(&fitting, &plain)?;
     fitted.bin_distance = losses::bin_distance(&fitting, &plain)?;
     fitted.denoising = losses::denoising(&fitting, &plain)?;
+    fitted.pruning = pruning::pruning(&fitting, &plain)?;
     fitted.anytime = losses::anytime(&fitting, &plain, arguments.anytime_bound)?;
     let wish = skips::Wish { share: skip_share, tolerance_rad: skip_tolerance_rad };
     fitted.reuse = skips::reuse(&fitting, &plain, wish);
@@ -132,7 +134,12 @@ impl Fitting<'_> {
             bundle.set_decoding(decoding).map_err(|error| CliError::Refused(error.to_string()))?;
         }
         bundle.set_skipping(Skipping::Off).map_err(CliError::failed)?;
-        let loaded = endplate_policies::load_policy(&bundle, self.policy.engine()?);
+        self.answer_as(&bundle, Some(plan))
+    }
+
+    /// The same as another bundle says; without a plan, as it plans itself.
+    fn answer_as(&self, bundle: &Bundle, plan: Option<Plan>) -> Result<Vec<Option<Answered>>, CliError> {
+        let loaded = endplate_policies::load_policy(bundle, self.policy.engine()?);
         let mut policy = loaded.map_err(|error| CliError::Refused(error.to_string()))?.policy;
         let mut epoch = None;
         let mut answers = Vec::with_capacity(self.recorded.len());
@@ -142,7 +149,9 @@ impl Fitting<'_> {
                 policy.reset(each.epoch);
                 epoch = Some(each.epoch);
             }
-            policy.set_plan(plan);
+            if let Some(plan) = plan {
+                policy.set_plan(plan);
+            }
             answers.push(answer(&mut *policy, each)?);
         }
         Ok(answers)
