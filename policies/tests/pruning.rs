@@ -266,6 +266,7 @@ fn what_cannot_be_pruned_is_refused_with_the_reason() {
         ("grid = 6", "grid = 7", "pruning.grid"),
         ("keep = [78, 48, 24]", "keep = [48, 24]", "pruning.keep"),
         ("keep = [78, 48, 24]", "keep = [78, 24, 48]", "fewer and fewer"),
+        ("keep = [78, 48, 24]", "keep = [78, 48, 6]", "belong to no patch"),
         ("prefill_ms = [6.0, ", "prefill_ms = [", "pruning.prefill_ms"),
         ("prefill = \"", "prefill = \"0", "another prefill.onnx"),
         ("layer = 1", "layer = 1\ntechnique = \"ics:40\"", "pruning.technique = ics:40"),

@@ -118,8 +118,11 @@ def split(bundle: Path, layer: int, keep: list[int], prefill_ms: list[float] | N
     visual = m["visual_tokens"]
     if not 1 <= layer < m["layers"]:
         raise PruneError(f"--layer {layer}: write 1 to {m['layers'] - 1}: a layer must be left that sees fewer")
-    if len(set(keep)) != len(keep) or not all(1 <= n < visual for n in keep):
-        raise PruneError(f"--keep {','.join(map(str, keep))}: write different numbers of visual tokens from 1 to {visual - 1}")
+    weights = Weights(bundle / WEIGHTS)
+    patches = weights.values[f"vision.{policy['cameras'][0]['name']}.position"].shape[0]
+    free = visual - patches * len(policy["cameras"])
+    if len(set(keep)) != len(keep) or not all(free < n < visual for n in keep):
+        raise PruneError(f"--keep {','.join(map(str, keep))}: write different numbers of visual tokens from {free + 1} to {visual - 1}: {free} are of no patch and always kept")
     keep = [visual, *sorted(keep, reverse=True)]
     whole_ms = policy["budget"]["prefill_ms"]
     if prefill_ms is None:
@@ -128,11 +131,9 @@ def split(bundle: Path, layer: int, keep: list[int], prefill_ms: list[float] | N
         prefill_ms = [round(whole_ms * (1 - share + share * (n + m["prefix"] - visual) / m["prefix"]), 3) for n in keep[1:]]
     if len(prefill_ms) != len(keep) - 1:
         raise PruneError(f"--prefill-ms: {len(prefill_ms)} costs for {len(keep) - 1} numbers of tokens")
-    weights = Weights(bundle / WEIGHTS)
     heads = weights.values["layers.0.q"].shape[1] // m["head_dim"]
     shape = Shape(m["width"], m["layers"], heads, m["kv_heads"], m["head_dim"], visual, m["prefix"], m.get("slab", 0), m["vocabulary"])
     logits = policy["family"] != "flow"
-    patches = weights.values[f"vision.{policy['cameras'][0]['name']}.position"].shape[0]
     models = {"prefill_a.onnx": first_part(weights, shape, layer, 0)}
     models |= {f"prefill_b{n}.onnx": second_part(weights, shape, layer, n, logits) for n in keep}
     models |= {f"prefill_c{n}.onnx": over_cache(weights, shape, n, logits) for n in keep[1:]}

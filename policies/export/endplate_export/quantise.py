@@ -393,6 +393,9 @@ def write_toml(folder: Path, text: str, args: argparse.Namespace, engines: dict,
     policy["engines"] = engines
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("policy.toml", "compare.json")]
     policy["files"] = {path.relative_to(folder).as_posix(): digest(path) for path in files}
+    if "pruning" in policy:
+        # Its graphs were quantised together with the one that they were split from.
+        policy["pruning"]["prefill"] = policy["files"]["prefill.onnx"]
     policy.pop("quantisation", None)
     policy["quantisation"] = [
         {

@@ -1,7 +1,9 @@
 """A prefill in parts is the whole one, fewer rows are what masking the others makes, and numpy chooses the same rows."""
 
+import argparse
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from endplate_export import bins
 from endplate_export.graphs import WEIGHTS, Weights
 from endplate_export.prune import PruneError, split
+from endplate_export.quantise import write_toml
 
 POLICIES = Path(__file__).parents[2]
 BUNDLES, FIXTURES = POLICIES / "bundles", POLICIES / "tests" / "pruning"
@@ -67,6 +70,8 @@ def contribution(x: np.ndarray) -> np.ndarray:
 
 
 def kept_rows(scores: np.ndarray, tokens: int, rows: int) -> np.ndarray:
+    """The highest, beside the six that are of no patch."""
+    scores = np.where(np.arange(len(scores)) < 72, scores, np.inf)
     visual = np.sort(np.argsort(-scores, kind="stable")[:tokens])
     return np.concatenate([visual, np.arange(len(scores), rows)])
 
@@ -167,6 +172,16 @@ def test_the_fixtures_are_what_the_script_writes(tmp_path):
     assert bins.COUNT == 256
 
 
+def test_a_quantised_bundle_says_which_graph_its_parts_are_of_now(tmp_path):
+    bundle = in_parts("pick_cube_bins", tmp_path)
+    text = (bundle / "policy.toml").read_text()
+    (bundle / "prefill.onnx").write_bytes(b"in other numbers")
+    write_toml(bundle, text, argparse.Namespace(precision="int8", name=None), {}, {})
+    policy = tomllib.loads((bundle / "policy.toml").read_text())
+    assert policy["pruning"]["prefill"] == policy["files"]["prefill.onnx"] != tomllib.loads(text)["pruning"]["prefill"]
+    assert policy["pruning"]["keep"] == [78, 48, 24]
+
+
 def test_what_cannot_be_done_is_said(tmp_path):
     bundle = in_parts("pick_cube_bins", tmp_path)
     for name, layer, keep, costs, reason in [
@@ -174,7 +189,7 @@ def test_what_cannot_be_done_is_said(tmp_path):
         (BUNDLES / "pick_cube_fast_int8", 1, [48], None, "quantise that"),
         (BUNDLES / "pick_cube_fast", 4, [48], None, "write 1 to 3"),
         (BUNDLES / "pick_cube_fast", 0, [48], None, "write 1 to 3"),
-        (BUNDLES / "pick_cube_fast", 1, [78], None, "from 1 to 77"),
+        (BUNDLES / "pick_cube_fast", 1, [78], None, "from 7 to 77"),
         (BUNDLES / "pick_cube_fast", 1, [48, 48], None, "different"),
         (BUNDLES / "pick_cube_fast", 1, [48, 24], [4.0], "1 costs for 2"),
         (POLICIES / "tests" / "bundles" / "lerobot_act", 1, [48], None, "no trunk"),

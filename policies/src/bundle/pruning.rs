@@ -37,6 +37,11 @@ pub(super) fn checked_pruning(
         return Err(invalid("pruning.grid", raw.grid, remedy));
     }
     let is_falling = raw.keep.windows(2).all(|two| two[0] > two[1]) && raw.keep.last().is_some_and(|last| *last > 0);
+    let free = m.visual_tokens - patches;
+    if let Some(tokens) = raw.keep.iter().find(|tokens| **tokens <= free) {
+        let remedy = format!("{free} visual tokens belong to no patch and are always kept: write more");
+        return Err(invalid("pruning.keep", tokens, remedy));
+    }
     if raw.keep.first() != Some(&m.visual_tokens) || raw.keep.len() < 2 || !is_falling {
         let remedy = format!("write all {} visual tokens, then fewer and fewer: endplate-prune does", m.visual_tokens);
         return Err(invalid("pruning.keep", format!("{:?}", raw.keep), remedy));

@@ -124,6 +124,8 @@ pub(super) struct Split {
     /// Share of edge pixels by token; empty where edges do not count.
     edges: Vec<f64>,
     grid: usize,
+    /// Visual tokens that are of a patch.
+    patches: usize,
     choice: Choice,
     rows: Vec<usize>,
     /// All tokens first.
@@ -162,6 +164,7 @@ impl Split {
             contribution: Contribution::new(m.visual_tokens, m.width),
             edges: vec![0.0; if edges { spec.cameras.len() * grid * grid } else { 0 }],
             grid,
+            patches: spec.cameras.len() * grid * grid,
             choice: Choice::new(m.visual_tokens),
             rows: Vec::with_capacity(m.prefix),
             parts,
@@ -190,7 +193,7 @@ impl Split {
                 .score(first.session.output_f32(self.attention)?)
                 .ok_or(PolicyError::NonFiniteAttention)?;
             by_camera(spec, images, self.grid, &mut self.edges, edge_shares);
-            self.choice.by_score(scores, &self.edges, part.tokens);
+            self.choice.by_score(scores, &self.edges, self.patches, part.tokens);
         }
         layout.rows(&self.choice, m, &mut self.rows);
         part.take_rows(first.session.output_f32(self.hidden)?, &self.rows, layout)?;

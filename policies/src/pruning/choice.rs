@@ -25,12 +25,14 @@ impl Choice {
         self.is_kept.fill(true);
     }
 
-    /// Keeps exactly `keep`: of `edges`, shares by token, the largest that are edges enough, for at most half the places
-    /// (SP-VLA's union, arXiv 2506.12723, in a fixed number of places), then those with the highest scores. Of equals the first.
-    pub(crate) fn by_score(&mut self, scores: &[f64], edges: &[f64], keep: usize) {
-        self.is_kept.fill(false);
+    /// Keeps exactly `keep`: those that belong to none of the first `patches`, then of `edges`, shares by token, the largest
+    /// that are edges enough, for at most half the places left (SP-VLA's union, arXiv 2506.12723, in a fixed number of places),
+    /// then those with the highest scores. Of equals the first.
+    pub(crate) fn by_score(&mut self, scores: &[f64], edges: &[f64], patches: usize, keep: usize) {
+        self.is_kept.fill(true);
+        self.is_kept[..patches].fill(false);
         self.rank(edges);
-        let places = keep / 2;
+        let places = keep.saturating_sub(self.kept()) / 2;
         for &token in self.order.iter().take(places) {
             self.is_kept[token] = edges[token] >= LEAST_EDGES;
         }
@@ -95,22 +97,24 @@ mod tests {
     #[test]
     fn the_highest_scores_stand_in_their_original_order() {
         let mut choice = Choice::new(5);
-        choice.by_score(&[1.0, 5.0, 3.0, 5.0, 0.0], &[], 3);
+        choice.by_score(&[1.0, 5.0, 3.0, 5.0, 0.0], &[], 5, 3);
         assert_eq!(kept(&choice), [1, 2, 3]);
-        choice.by_score(&[1.0; 5], &[], 2);
+        choice.by_score(&[1.0; 5], &[], 5, 2);
         assert_eq!(kept(&choice), [0, 1], "of equals the first");
+        choice.by_score(&[1.0, 5.0, 3.0, 5.0, 0.0], &[], 4, 3);
+        assert_eq!(kept(&choice), [1, 3, 4], "the last is of no patch");
     }
 
     #[test]
     fn edges_take_half_the_places_at_most_and_only_where_there_are_edges() {
         let mut choice = Choice::new(6);
         let scores = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0];
-        choice.by_score(&scores, &[0.0, 0.0, 0.3, 0.2, 0.5, 0.4], 4);
+        choice.by_score(&scores, &[0.0, 0.0, 0.3, 0.2, 0.5, 0.4], 6, 4);
         assert_eq!(kept(&choice), [0, 1, 4, 5], "the two with most edges, and the two highest scores");
-        choice.by_score(&scores, &[0.0, 0.0, 0.01, 0.0, 0.0, 0.4], 4);
+        choice.by_score(&scores, &[0.0, 0.0, 0.01, 0.0, 0.0, 0.4], 6, 4);
         assert_eq!(kept(&choice), [0, 1, 2, 5], "one has edges");
-        choice.by_score(&scores, &[0.9, 0.0, 0.0, 0.0], 2);
-        assert_eq!(kept(&choice), [0, 1], "a token may be both, and tokens of no patch have no edges");
+        choice.by_score(&scores, &[0.9, 0.0, 0.0, 0.0], 4, 4);
+        assert_eq!(kept(&choice), [0, 1, 4, 5], "a token may be both, and those of no patch have no edges");
     }
 
     #[test]

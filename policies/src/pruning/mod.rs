@@ -8,7 +8,8 @@
 //! - `planned` beside `ics:N`: with a deadline, the planner keeps as many as fit, from all down to N. How many `cache` may take
 //!   over depends on the image, so there a deadline is planned for with all.
 //!
-//! Rows keep their order and positions; rows of the prompt, with the state in it, are never left out. The first inference of
+//! Rows keep their order and positions; rows of the prompt, with the state in it, and visual tokens that belong to no patch are
+//! never left out. The first inference of
 //! an epoch or of an instruction sees everything; a score is of the present image alone, so nothing links one choice to the next.
 //! `cache` does link them: after [`CACHED_AT_MOST`] inferences everything is computed again. The two exclude each other: one takes
 //! rows away, the other needs every row in its place.
