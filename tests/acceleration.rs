@@ -80,8 +80,8 @@ fn thresholds_are_fitted_to_a_recording_and_what_they_allow_is_played_against_pl
 /// A shipped bundle with the graphs that leave visual tokens out, which are fixtures of `policies/tests/pruning.rs`.
 fn in_parts(name: &str, folder: &Path) {
     let fixture = repository().join("policies/tests/pruning").join(name);
-    let copied = Command::new("cp").arg("-r").arg(repository().join("policies/bundles").join(name)).arg(folder);
-    assert!({ copied }.status().unwrap().success());
+    let bundle = repository().join("policies/bundles").join(name);
+    assert!(Command::new("cp").arg("-r").arg(bundle).arg(folder).status().unwrap().success());
     let mut listed = "[files]\n".to_owned();
     for entry in std::fs::read_dir(&fixture).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();

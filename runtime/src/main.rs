@@ -50,7 +50,7 @@ enum Command {
     #[command(subcommand)]
     Tokenize(cli::tokenize::TokenizeCommand),
     /// Measure: tables with p50, p99, p99.9 and max.
-    Bench(cli::bench::BenchArguments),
+    Bench(Box<cli::bench::BenchArguments>),
     /// Find servos on a bus, read them, and set their ids and baud rates.
     #[cfg(feature = "serial")]
     #[command(subcommand)]

@@ -258,7 +258,7 @@ pub(super) fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
         row.insert("same_tokens".to_owned(), json!(same));
         row.insert("with_tokens".to_owned(), json!(with_tokens));
         let mut samples = Samples::default();
-        samples.extend(apart_rad.into_iter());
+        samples.extend(apart_rad);
         samples.put(&mut row, "apart", "rad");
         row.insert("visual_tokens_per_chunk".to_owned(), json!(fast.per_chunk(fast.visual_tokens)));
         for (side, prefix) in [(&plain, "plain"), (&fast, "chunk")] {
