@@ -114,6 +114,8 @@ def split(bundle: Path, layer: int, keep: list[int], prefill_ms: list[float] | N
         raise PruneError(f"{bundle}: [pruning] is declared already")
     if policy["precision"] != "f32":
         raise PruneError(f"{bundle}: is of precision {policy['precision']}: prune the f32 bundle and quantise that")
+    if "prefill.onnx" not in policy["files"]:
+        raise PruneError(f"{bundle}: has one graph for prefix and tokens: prune the bundle of which it was made")
     m = policy["model"]
     visual = m["visual_tokens"]
     if not 1 <= layer < m["layers"]:

@@ -113,7 +113,8 @@ impl<T: Anytime> TokenPolicy<T> {
             }
             Some(contracts) => {
                 let OnRows { one, block, prefill } = OnRows::load(engine, graphs, &rules, rows, &contracts)?;
-                let prefix = match prefill {
+                // Visual tokens are left out by graphs of their own.
+                let prefix = match prefill.filter(|_| parts.spec.pruning.is_off()) {
                     Some(prefill) => Prefix::on(parts, engine, graphs, prefill)?,
                     None => Prefix::new(parts, engine, graphs, true)?,
                 };
