@@ -89,7 +89,8 @@ def test_one_graph_takes_the_place_of_all_and_is_the_one_of_the_tests(name, tmp_
     assert main(["--bundle", str(copy), "--dynamic"]) == 0
     said = capsys.readouterr().out
     assert all(f"{rows} rows against" in said for rows in (1, SHIPPED[name], 110)), said
-    assert sorted(path.name for path in copy.glob("*.onnx")) == ["decode.onnx", "vision.onnx"]
+    # The halves of the decoder are no graphs of all its layers.
+    assert sorted(path.name for path in copy.glob("*.onnx") if path.name[:8] not in ("decode_a", "decode_b")) == ["decode.onnx", "vision.onnx"]
     policy = tomllib.loads((copy / "policy.toml").read_text())
     assert policy["decoding"]["rows"] == [1, SHIPPED[name], 110]
     assert set(policy["files"]) == {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file() and p.name != "policy.toml"}
