@@ -29,9 +29,17 @@ pub struct Stages {
     pub constrained: u32,
     /// Decoder passes in full-stack equivalents (layers run ÷ layers), prefill apart.
     pub passes: f64,
-    /// Of these, passes that verified a block of guesses.
+    /// Passes that verified a block of guesses, or rounds of a decoder in two halves.
     pub blocks: u32,
-    /// Of `decode`, the time those took.
+    /// Of `passes`, those of `blocks`.
+    pub passes_in_blocks: f64,
+    /// Passes through the decoder's shallow half alone.
+    pub shallow: u32,
+    /// Passes through its deep half alone.
+    pub deep: u32,
+    /// Of `tokens`, those taken from the auxiliary head.
+    pub exited: u32,
+    /// Of `decode`, the time `blocks` took.
     pub in_blocks: Duration,
     /// What was planned; `None` for a budget without end.
     pub plan: Option<Plan>,

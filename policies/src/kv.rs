@@ -119,6 +119,24 @@ impl KvSlab {
         Ok(())
     }
 
+    /// Copies row `from` of one tensor over row `to`: of rows behind those in use, some are kept.
+    ///
+    /// # Errors
+    /// [`KvError::Full`] for a row that there is not, [`KvError::Length`].
+    pub fn copy_row(&self, tensor: &mut [f32], from: usize, to: usize) -> Result<(), KvError> {
+        let KvShape { head_dim, capacity, .. } = self.shape;
+        expect_len(tensor.len(), self.shape.elements())?;
+        if from.max(to) >= capacity {
+            return Err(KvError::Full { len: from.max(to), capacity, rows: 1 });
+        }
+        if head_dim > 0 {
+            for head in tensor.chunks_exact_mut(capacity * head_dim) {
+                head.copy_within(from * head_dim..(from + 1) * head_dim, to * head_dim);
+            }
+        }
+        Ok(())
+    }
+
     /// Takes `rows` written rows into use; `dead` of them, counted from the first, are padding and stay masked.
     ///
     /// # Errors
@@ -229,6 +247,20 @@ mod tests {
         }
         let outside = slab.write_range(&mut tensor, &block, 5, 4..6);
         assert_eq!(outside, Err(KvError::Length { needed: 6, got: 5 }));
+    }
+
+    #[test]
+    fn a_row_is_copied_over_another_in_every_head() {
+        let slab = KvSlab::new(SHAPE);
+        let mut tensor: Vec<f32> = (0..SHAPE.elements()).map(|i| i as f32).collect();
+        slab.copy_row(&mut tensor, 5, 2).unwrap();
+        for head in 0..SHAPE.heads {
+            let from = row(&tensor, head, 5, SHAPE.capacity).to_vec();
+            assert_eq!(row(&tensor, head, 2, SHAPE.capacity), from);
+            assert_eq!(row(&tensor, head, 3, SHAPE.capacity)[0], ((head * SHAPE.capacity + 3) * SHAPE.head_dim) as f32);
+        }
+        assert!(matches!(slab.copy_row(&mut tensor, SHAPE.capacity, 0), Err(KvError::Full { .. })));
+        assert!(matches!(slab.copy_row(&mut tensor[1..], 1, 0), Err(KvError::Length { .. })));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use action_space::{ActionDim, ActionKind, ActionSpace, Blending, Interpolati
 pub use bind::bind;
 pub use bundle::{Arrays, Bundle, BundleError, BundleSource, Mismatch, PolicySpec, check_robot};
 pub use chunk::{ActionChunk, Stages, Trace};
-pub use decoding::{Decoding, DecodingError, NoTrigrams, Trigrams};
+pub use decoding::{Decoding, DecodingError, LayerExit, NoTrigrams, Trigrams};
 pub use end_effector::{Component, PoseFrame};
 pub use image::{CameraSlot, ImageLoader, Pad, Resize};
 pub use load::{
@@ -51,7 +51,8 @@ pub use skipping::{Skipping, SkippingError};
 pub use stopwatch::{EngineRun, EngineRuns};
 pub use thresholds::{
     AnytimeThreshold, BinDistanceThreshold, DenoisingThreshold, EarlyExitThreshold, ExtrapolationThresholds,
-    PruningThresholds, ReuseThresholds, THRESHOLDS_FILE, TRIGRAMS_FILE, Thresholds, graph_digest,
+    LayerExitThreshold, PruningThresholds, ReuseThresholds, THRESHOLDS_FILE, TRIGRAMS_FILE, Thresholds, graph_digest,
+    halves_digest,
 };
 
 #[cfg(feature = "ort")]

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::bundle::{BundleError, FamilySpec, PolicySpec};
 use crate::decoding::{MAX_BIN_DISTANCE, MAX_PASSES};
+use crate::families::SHALLOW;
 
 /// The file's name in a bundle.
 pub const THRESHOLDS_FILE: &str = "thresholds.toml";
@@ -54,6 +55,9 @@ pub struct Thresholds {
     /// How many visual tokens are kept or computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruning: Option<PruningThresholds>,
+    /// When the auxiliary head's token is taken without the deep half of the decoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_exit: Option<LayerExitThreshold>,
     /// When the chunk before is continued instead of asking the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reuse: Option<ReuseThresholds>,
@@ -112,6 +116,23 @@ pub struct PruningThresholds {
     pub cache: Option<u32>,
 }
 
+/// See [`Thresholds::layer_exit`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerExitThreshold {
+    /// λ: the gap between the head's two likeliest tokens must be above it, 0.001 to 0.999 in thousandths.
+    pub confidence: f64,
+    /// [`halves_digest`] of the graphs.
+    pub halves_digest: String,
+}
+
+impl LayerExitThreshold {
+    /// The confidence in thousandths.
+    pub fn thousandths(&self) -> u32 {
+        (self.confidence * 1e3).round() as u32
+    }
+}
+
 /// See [`Thresholds::reuse`].
 #[derive(Copy, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,14 +155,28 @@ pub struct ExtrapolationThresholds {
     pub residual_rad: f64,
 }
 
-/// SHA-256 over name and digest of every graph and weights file that a bundle lists, in the order of their names.
+/// SHA-256 over name and digest of every graph and weights file that a bundle lists, in the order of their names. The halves
+/// of a decoder are not among them: nothing but [`LayerExitThreshold`], which names them, is fitted on them.
 pub fn graph_digest(files: &BTreeMap<String, String>) -> String {
-    let mut hash = Sha256::new();
-    for (name, digest) in files {
+    digest_of(files, |name| {
         let is_weights = !name.contains('/') && (name.ends_with(".safetensors") || name.ends_with(".bin"));
-        if name.ends_with(".onnx") || is_weights {
-            hash.update(format!("{name} {digest}\n"));
-        }
+        (name.ends_with(".onnx") && !is_half(name)) || is_weights
+    })
+}
+
+/// The same over the halves of the decoder.
+pub fn halves_digest(files: &BTreeMap<String, String>) -> String {
+    digest_of(files, is_half)
+}
+
+fn is_half(name: &str) -> bool {
+    name == SHALLOW || (name.starts_with("decode_b_k") && name.ends_with(".onnx"))
+}
+
+fn digest_of(files: &BTreeMap<String, String>, is_meant: impl Fn(&str) -> bool) -> String {
+    let mut hash = Sha256::new();
+    for (name, digest) in files.iter().filter(|(name, _)| is_meant(name)) {
+        hash.update(format!("{name} {digest}\n"));
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -161,6 +196,7 @@ impl Thresholds {
             early_exit: None,
             bin_distance: None,
             pruning: None,
+            layer_exit: None,
             reuse: None,
             extrapolation: None,
         }
@@ -218,6 +254,7 @@ impl Thresholds {
             ("early_exit", self.early_exit.is_some(), has_bins),
             ("bin_distance", self.bin_distance.is_some(), has_bins),
             ("pruning", self.pruning.is_some(), spec.family.prunable().is_some()),
+            ("layer_exit", self.layer_exit.is_some(), spec.family.tokens().is_some()),
         ];
         if let Some((part, ..)) = parts.into_iter().find(|(_, given, fits)| *given && !fits) {
             let remedy = format!("is not for the family {}: remove it", spec.family.name());
@@ -249,6 +286,22 @@ impl Thresholds {
                     let remedy = format!("the bundle has no graphs for so many visual tokens: {REMEDY}");
                     return Err(invalid(&format!("pruning.{key}"), tokens, remedy));
                 }
+            }
+        }
+        if let Some(exit) = &self.layer_exit {
+            within("layer_exit.confidence", exit.confidence, 0.0, 0.999)?;
+            if (exit.confidence * 1e3 - f64::from(exit.thousandths())).abs() > 1e-6 || exit.thousandths() == 0 {
+                let remedy = format!("must be a number of thousandths: {REMEDY}");
+                return Err(invalid("layer_exit.confidence", exit.confidence, remedy));
+            }
+            if spec.family.tokens().is_none_or(|rules| rules.split.is_none()) {
+                let remedy = "the bundle declares no decoding.split: remove it".to_owned();
+                return Err(invalid("[layer_exit]", "given", remedy));
+            }
+            let halves = halves_digest(&spec.files);
+            if exit.halves_digest != halves {
+                let remedy = format!("fitted on other graphs, the bundle's are {halves}: {REMEDY}");
+                return Err(invalid("layer_exit.halves_digest", &exit.halves_digest, remedy));
             }
         }
         if let Some(reuse) = self.reuse {

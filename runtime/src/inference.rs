@@ -38,6 +38,8 @@ pub struct InferenceCounts {
     pub tokens: u64,
     /// Of these, tokens that were not the most likely one because the tokenizer could not take that.
     pub constrained: u64,
+    /// Of these, tokens taken from the auxiliary head.
+    pub exited: u64,
     /// Decoder passes of all chunks, in full-stack equivalents.
     pub passes: f64,
     /// Of these, passes that verified a block of guesses.
@@ -81,6 +83,7 @@ impl InferenceCounts {
             visual_tokens: 0,
             tokens: 0,
             constrained: 0,
+            exited: 0,
             passes: 0.0,
             blocks: 0,
             replanned: 0,
@@ -348,6 +351,7 @@ impl InferenceLoop {
         counts.visual_tokens += u64::from(stages.visual_tokens);
         counts.tokens += u64::from(stages.tokens);
         counts.constrained += u64::from(stages.constrained);
+        counts.exited += u64::from(stages.exited);
         counts.passes += stages.passes;
         counts.blocks += u64::from(stages.blocks);
         counts.error_bound = counts.error_bound.max(self.chunk.error_bound().unwrap_or_default());

@@ -5,6 +5,7 @@ use core::time::Duration;
 use super::prompt::{AnswerSpec, Ids, PromptSpec, checked_answer, checked_prompt};
 use super::raw::{RawModel, RawPolicy};
 use super::spec::{MAX_SIZE, choose, invalid};
+use super::split::{SplitSpec, checked_split};
 use super::{BundleError, POLICY_FILE};
 use crate::decoding::{Decoding, DecodingError};
 use crate::thresholds::Thresholds;
@@ -19,7 +20,7 @@ const MAX_STEPS: usize = 1000;
 const MAX_TRAIN_STEPS: usize = 100_000;
 
 /// More rows than a block gains from.
-const MAX_BLOCK: usize = 256;
+pub(crate) const MAX_BLOCK: usize = 256;
 /// A decoder that writes in place, of one row, with weights of its own.
 const IN_PLACE: &str = "decode_gqa.onnx";
 /// More than any pass may cost.
@@ -271,6 +272,8 @@ pub struct TokenSpec {
     pub block: Option<BlockSpec>,
     /// Whether one graph is run with any number of rows.
     pub rows: Option<RowsSpec>,
+    /// The decoder in two halves.
+    pub split: Option<SplitSpec>,
     /// How many passes are saved, and how.
     pub decoding: Decoding,
 }
@@ -285,6 +288,14 @@ impl TokenSpec {
         counts.sort_unstable();
         counts.dedup();
         counts
+    }
+
+    /// What the cost model charges at worst for a round of guesses as tokens are generated, or would be with blocks.
+    pub fn round_cost(&self) -> Option<Duration> {
+        if self.decoding.is_split() {
+            return self.split.map(|split| split.round(self.decoding.shallow.unwrap_or(0)));
+        }
+        self.block.map(|block| block.cost)
     }
 }
 
@@ -536,6 +547,7 @@ fn checked_tokens(raw: &RawPolicy) -> Result<TokenSpec, BundleError> {
         )?,
         block: checked_block(raw)?,
         rows: checked_rows(raw, model.prefix)?,
+        split: checked_split(raw, model.exit_layer.unwrap_or(0), model.layers)?,
         decoding: checked_decoding(raw)?,
     };
     if tokens.slab != model.prefix + tokens.max_tokens {

@@ -13,6 +13,7 @@ mod robot;
 pub mod safetensors;
 mod source;
 mod spec;
+mod split;
 mod statistics;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use family::BIN_COUNT;
+pub(crate) use family::{BIN_COUNT, MAX_BLOCK};
 pub use family::{
     BetaSchedule, BlockSpec, DiffusionSpec, FamilySpec, FlowSpec, ModelShape, OftSpec, Prediction, PrefixSpec,
     RowsSpec, Scheduler, Strategy, TokenSpec, VlaSpec,
@@ -32,6 +33,7 @@ pub use prompt::{AnswerSpec, Ids, PromptSpec, PromptText};
 pub use robot::{Mismatch, check_robot};
 pub use source::BundleSource;
 pub use spec::{ChunkSpec, CostModel, PolicySpec, Precision, ProviderShare, Quantisation, Tolerance, Training};
+pub use split::SplitSpec;
 
 use crate::decoding::{Decoding, DecodingError};
 use crate::pruning::{Pruning, PruningError};

@@ -267,6 +267,10 @@ pub(super) struct RawDecoding {
     /// Numbers of rows that `decode.onnx` is run with, where it is one graph for all of them.
     #[serde(default)]
     pub rows: Option<Vec<usize>>,
+    #[serde(default)]
+    pub split: Option<usize>,
+    #[serde(default)]
+    pub split_ms: Option<Vec<f64>>,
 }
 
 #[derive(Deserialize)]

@@ -43,6 +43,9 @@ pub(crate) struct Drafter {
     seeded: Trigrams,
     previous_track: Track,
     trigram_track: Track,
+    /// Of the answers of the pass before and of the shallow half, where both guess.
+    answers_track: Track,
+    shallow_track: Track,
 }
 
 impl Drafter {
@@ -58,6 +61,8 @@ impl Drafter {
             seeded,
             previous_track: Track::default(),
             trigram_track: Track::default(),
+            answers_track: Track::default(),
+            shallow_track: Track::default(),
         }
     }
 
@@ -68,6 +73,8 @@ impl Drafter {
         self.trigrams.clone_from(&self.seeded);
         self.previous_track = Track::default();
         self.trigram_track = Track::default();
+        self.answers_track = Track::default();
+        self.shallow_track = Track::default();
     }
 
     /// A new chunk begins; the tokens guessed from the chunk before are to be written into the answer.
@@ -79,7 +86,7 @@ impl Drafter {
 
     /// The guess for the token behind `taken`.
     pub(crate) fn guess(&self, taken: &[u32]) -> u32 {
-        if let Some(answer) = self.answers.get(taken.len()).copied().flatten() {
+        if let Some(answer) = self.by_answers(taken.len()) {
             return answer;
         }
         let previous = self.by_previous(taken.len());
@@ -93,6 +100,34 @@ impl Drafter {
         likelier.or_else(|| taken.len().checked_sub(self.stride).map(|at| taken[at])).unwrap_or_default()
     }
 
+    /// The guess for the token behind `taken` where the shallow half says `shallow`: the source with the best record guesses.
+    pub(crate) fn guess_beside(&self, taken: &[u32], shallow: u32) -> u32 {
+        self.guess_instead(taken).unwrap_or(shallow)
+    }
+
+    /// The guess of a source that is to be believed rather than the shallow half, which here answers of the pass before must be
+    /// as well: behind a wrong guess the shallow half has the right one before it, and they have not.
+    pub(crate) fn guess_instead(&self, taken: &[u32]) -> Option<u32> {
+        let index = taken.len();
+        let others = [
+            (self.answers_track, self.by_answers(index)),
+            (self.previous_track, self.by_previous(index)),
+            (self.trigram_track, self.by_trigrams(taken)),
+        ];
+        let mut best = (self.shallow_track.rate(), None);
+        for (track, guess) in others {
+            if guess.is_some() && track.rate() > best.0 {
+                best = (track.rate(), guess);
+            }
+        }
+        best.1
+    }
+
+    /// The shallow half guessed a token behind tokens that were right.
+    pub(crate) fn judge_shallow(&mut self, hit: bool) {
+        self.shallow_track.judge(hit);
+    }
+
     /// `answer` is what token number `index` would be if the guesses before it were right.
     pub(crate) fn answered(&mut self, index: usize, answer: u32) {
         if let Some(slot) = self.answers.get_mut(index).filter(|_| self.decoding.jacobi) {
@@ -103,6 +138,9 @@ impl Drafter {
     /// The last of `taken` was taken: judge the sources and learn.
     pub(crate) fn took(&mut self, taken: &[u32]) {
         let Some((&token, before)) = taken.split_last() else { return };
+        if let Some(guess) = self.by_answers(before.len()) {
+            self.answers_track.judge(guess == token);
+        }
         if let Some(guess) = self.by_previous(before.len()) {
             self.previous_track.judge(guess == token);
         }
@@ -114,6 +152,10 @@ impl Drafter {
                 self.trigrams.learn(context, token);
             }
         }
+    }
+
+    fn by_answers(&self, index: usize) -> Option<u32> {
+        self.answers.get(index).copied().flatten()
     }
 
     fn by_previous(&self, index: usize) -> Option<u32> {
@@ -166,6 +208,30 @@ mod tests {
         assert_eq!(drafts.guess(&[1, 2]), 3, "the chunk before was always wrong about the third");
         drafts.reset();
         assert_eq!(drafts.guess(&[1, 2]), 2, "nothing is known: the token before is repeated");
+    }
+
+    #[test]
+    fn the_shallow_half_guesses_until_another_source_has_the_better_record() {
+        let mut drafts = drafter("previous+shallow", 1);
+        drafts.begin().extend([1, 2]);
+        assert_eq!(drafts.guess_beside(&[1], 9), 9, "nothing is known of either");
+        for _ in 0..4 {
+            drafts.judge_shallow(false);
+            drafts.took(&[1, 2]);
+        }
+        assert_eq!(drafts.guess_beside(&[1], 9), 2);
+        drafts.reset();
+        drafts.begin().extend([1, 2]);
+        assert_eq!(drafts.guess_beside(&[1], 9), 9);
+        // Answers of the pass before as well.
+        let mut drafts = drafter("jacobi+shallow", 1);
+        for guess in [9, 2] {
+            drafts.begin();
+            drafts.answered(1, 2);
+            assert_eq!(drafts.guess_beside(&[1], 9), guess);
+            drafts.judge_shallow(false);
+            drafts.took(&[1, 2]);
+        }
     }
 
     #[test]

@@ -33,6 +33,21 @@ enum Form {
     },
 }
 
+/// Keys and values that another decoder can go on from.
+pub(super) trait Rows {
+    /// Rows in use.
+    fn len(&self) -> usize;
+
+    /// Rows there are.
+    fn capacity(&self) -> usize;
+
+    /// Keys or values of a layer: number `2 l` and `2 l + 1`, `[Hkv, Tmax, hd]`.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    fn tensor(&mut self, index: usize) -> Result<&[f32], EngineError>;
+}
+
 /// The tensors of a portable graph; the same slots whatever `K` is.
 pub(super) struct Tensors {
     pub(super) x: InputSlot,
@@ -219,8 +234,8 @@ impl Decoder {
     ///
     /// # Errors
     /// [`PolicyError::Memory`] when they do not fit.
-    pub(super) fn take_over(&mut self, other: &mut Self, padding: Range<usize>) -> Result<(), PolicyError> {
-        let rows = other.slab.len();
+    pub(super) fn take_over(&mut self, other: &mut impl Rows, padding: Range<usize>) -> Result<(), PolicyError> {
+        let rows = other.len();
         self.slab.crop(0);
         match self.form {
             Form::Portable { .. } => self.copy(other, 0..rows, padding),
@@ -231,10 +246,10 @@ impl Decoder {
         }
     }
 
-    fn copy(&mut self, other: &mut Self, part: Range<usize>, dead: Range<usize>) -> Result<(), PolicyError> {
-        let rows = other.slab.capacity();
-        for (from, into) in other.past.iter().zip(&self.past) {
-            let from = other.session.input_f32(*from)?;
+    fn copy(&mut self, other: &mut impl Rows, part: Range<usize>, dead: Range<usize>) -> Result<(), PolicyError> {
+        let rows = other.capacity();
+        for (index, into) in self.past.iter().enumerate() {
+            let from = other.tensor(index)?;
             self.slab.write_range(self.session.input_f32_mut(*into)?, from, rows, part.clone())?;
         }
         Ok(self.slab.append(part.len(), dead)?)
@@ -296,5 +311,19 @@ impl Decoder {
     /// Forgets every row.
     pub(super) fn clear(&mut self) {
         self.slab.crop(0);
+    }
+}
+
+impl Rows for Decoder {
+    fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    fn capacity(&self) -> usize {
+        self.slab.capacity()
+    }
+
+    fn tensor(&mut self, index: usize) -> Result<&[f32], EngineError> {
+        self.session.input_f32(self.past[index])
     }
 }

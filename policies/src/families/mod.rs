@@ -18,6 +18,7 @@ mod prefix;
 mod pruned;
 mod schedule;
 mod smolvla;
+mod split;
 mod text;
 mod tokens;
 mod vla;
@@ -32,6 +33,7 @@ use crate::policy::Policy;
 pub(crate) use decoder::DYNAMIC;
 pub(crate) use observation::check as check_observation;
 use prefix::Parts;
+pub(crate) use split::SHALLOW;
 
 /// What golden replay looks at beside the answer; which outputs these are, the family's
 /// [`probes`](FamilySpec::probes) say.

@@ -5,6 +5,9 @@
 //! takes one token, or verifies a block of guesses ([`decoding`](crate::decoding)). Where time is running out, blocks give
 //! way to single tokens, whose cost is known, and where it is up a family that can be cut off is ([`Anytime`]).
 
+mod halves;
+mod trees;
+
 use core::time::Duration;
 use std::time::Instant as WallInstant;
 
@@ -13,17 +16,19 @@ use endplate_tokenizers::{ActionTokenizer, BinCodec, DecodeError, FastCodec, Pro
 use super::answer::Answer as Whole;
 use super::decoder::{Decoder, OnRows, row_contracts};
 use super::prefix::{Ask, Parts, Prefix};
+use super::split::Split;
 use super::{Graphs, Inspect, Lap};
 use crate::action_space::{ActionKind, NormalisedRows};
 use crate::bundle::{FamilySpec, PolicySpec, Strategy, TokenSpec};
 use crate::chunk::{ActionChunk, Stages};
-use crate::decoding::{Acceptance, Drafter, Trigrams};
+use crate::decoding::{Acceptance, Drafter, ExitGate, Sampler, Trigrams};
 use crate::engine::{Engine, EngineError};
 use crate::load::LoadError;
 use crate::observation::{Budget, Committed, Continuation, Epoch, Meter, Observation};
 use crate::planner::{Plan, Work};
 use crate::policy::{OutputFault, Policy, PolicyError, Stage, StopReason};
 use crate::thresholds::TRIGRAMS_FILE;
+use halves::Halves;
 
 /// An action tokenizer whose beginnings may say something.
 pub(crate) trait Anytime: ActionTokenizer {
@@ -63,6 +68,8 @@ pub(crate) struct TokenPolicy<T> {
     decode: Decoder,
     /// A block of guesses a pass, for a technique that guesses.
     block: Option<Decoder>,
+    /// The decoder in two halves, for a technique that uses the auxiliary head.
+    halves: Option<Halves>,
     plan: Plan,
     /// The largest error bound that a chunk cut off at the deadline may have.
     anytime_bound: Option<f64>,
@@ -72,12 +79,17 @@ pub(crate) struct TokenPolicy<T> {
     forced: Vec<u32>,
     drafter: Drafter,
     acceptance: Acceptance,
+    exits: ExitGate,
+    /// Draws tokens, where they are not the likeliest.
+    sampler: Option<Sampler>,
+    /// The epoch that the gate has learned and the sampler has drawn in.
+    epoch: Epoch,
     /// The chunk that guesses are made from, if one was answered in this epoch.
     last: Option<ActionChunk>,
     /// Whether guesses are only taken when they are right, whatever the bundle says.
     exact: bool,
     passes: u32,
-    /// Of these, passes that verified a block, and their time.
+    /// Of these, passes that verified a block, and beside them rounds of the halves; and the time of both.
     blocks: u32,
     in_blocks: Duration,
     /// Of the tokens, those that were not the most likely.
@@ -86,7 +98,7 @@ pub(crate) struct TokenPolicy<T> {
     fault: OutputFault,
 }
 
-impl<T: Anytime> TokenPolicy<T> {
+impl<T: Anytime + Clone> TokenPolicy<T> {
     /// Loads the graphs. `garbage_ids`: the ids that a model gone mad could name; `row`: tokens of a row of time-major
     /// tokens, else 1.
     ///
@@ -103,7 +115,8 @@ impl<T: Anytime> TokenPolicy<T> {
     ) -> Result<Self, LoadError> {
         let m = parts.shape.model;
         let (horizon, dims) = (parts.spec.chunk.horizon, parts.spec.actions.dims().len());
-        let rows = rules.block.filter(|_| !rules.decoding.is_plain()).map(|block| block.rows);
+        let decoding = rules.decoding;
+        let rows = rules.block.filter(|_| decoding.is_in_blocks()).map(|block| block.rows);
         let (prefix, decode, block) = match row_contracts(&rules, rows) {
             None => {
                 let prefix = Prefix::new(parts, engine, graphs, true)?;
@@ -121,7 +134,14 @@ impl<T: Anytime> TokenPolicy<T> {
                 (prefix, one, block)
             }
         };
-        let rows = rows.unwrap_or(1);
+        let halves = match rules.split.filter(|_| decoding.is_split()) {
+            None => None,
+            Some(declared) => {
+                let split = Split::load(engine, graphs, m, declared, rules.exit_layer, rules.slab)?;
+                Some(Halves::new(split, declared, decoding.shallow.unwrap_or(0), prefix.spec()))
+            }
+        };
+        let rows = rows.or(halves.as_ref().and(rules.split).map(|split| split.rows)).unwrap_or(1);
         let seeded = match graphs.optional(TRIGRAMS_FILE).filter(|_| rules.decoding.trigram) {
             None => Trigrams::default(),
             Some(bytes) => Trigrams::from_bytes(bytes)
@@ -132,6 +152,10 @@ impl<T: Anytime> TokenPolicy<T> {
         Ok(Self {
             decode,
             block,
+            halves,
+            exits: ExitGate::new(decoding.layer_exit),
+            sampler: decoding.temperature.map(|thousandths| Sampler::new(f64::from(thousandths) / 1e3)),
+            epoch: Epoch::default(),
             plan: Plan::UNLIMITED,
             anytime_bound: fitted.map(|anytime| anytime.bound),
             guesses: Vec::with_capacity(rows),
@@ -206,6 +230,45 @@ impl<T: Anytime> TokenPolicy<T> {
         forced.unwrap_or_else(|| self.drafter.guess(&self.tokens))
     }
 
+    /// A new epoch: what was learned is forgotten and what is drawn starts over.
+    fn enter(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.exits.reset();
+        if let Some(sampler) = &mut self.sampler {
+            sampler.reset(epoch);
+        }
+    }
+
+    /// How tokens are to be distributed by `logits`, `[V]`, with the tokenizer where they go; `None` where the likeliest is
+    /// taken, or nothing can be.
+    fn wanted(&self, logits: &[f32]) -> Option<Vec<f64>> {
+        let sampler = self.sampler.as_ref().filter(|_| !self.exact)?;
+        let is_free = self.rules.strategy != Strategy::GreedyConstrained;
+        let logits = &logits[self.rules.action_offset..];
+        let p = sampler.probabilities(logits, |id| is_free || self.tokenizer.allows(id));
+        p.iter().any(|p| *p > 0.0).then_some(p)
+    }
+
+    /// Takes the answer to token number `self.tokens.len()`, or what is drawn from `wanted` in its place, or its guess where
+    /// that is as good. Says the same as [`take`](Self::take).
+    fn settle(
+        &mut self,
+        answer: Answer,
+        wanted: Option<&[f64]>,
+        guess: Option<u32>,
+    ) -> Result<(bool, bool), PolicyError> {
+        let is_given = self.tokens.len() < self.forced.len();
+        let (Some(wanted), Some(sampler), false) = (wanted, &mut self.sampler, is_given) else {
+            return self.take(answer, guess);
+        };
+        let (token, right) = match guess {
+            Some(guess) => sampler.accept_certain(wanted, guess),
+            None => (sampler.draw(wanted), false),
+        };
+        let (over, _) = self.take(Answer { token, constrained: false }, None)?;
+        Ok((over, right))
+    }
+
     fn forget(&mut self) {
         self.last = None;
         self.drafter.reset();
@@ -238,9 +301,14 @@ impl<T: Anytime> TokenPolicy<T> {
         self.passes = 0;
         self.blocks = 0;
         self.in_blocks = Duration::ZERO;
+        if let Some(halves) = &mut self.halves {
+            halves.begin();
+        }
         self.tokenizer.reset();
-        let first = answer(self.prefix.logits()?, &self.rules, &self.tokenizer, 0)?;
-        let (mut over, _) = self.take(first, None)?;
+        let logits = self.prefix.logits()?;
+        let first = answer(logits, &self.rules, &self.tokenizer, 0)?;
+        let wanted = self.wanted(logits);
+        let (mut over, _) = self.settle(first, wanted.as_deref(), None)?;
         meter.charge(Stage::Decode)?;
         let mut drafts = self.drafts();
         while !over {
@@ -262,21 +330,26 @@ impl<T: Anytime> TokenPolicy<T> {
                 }
                 return Ok(StopReason::EarlyExit);
             }
-            over = if drafts { self.verify(meter)? } else { self.step(meter)? };
+            over = match (drafts, self.halves.is_some()) {
+                (false, _) => self.step(meter)?,
+                (true, false) => self.verify(meter)?,
+                (true, true) => self.round_in_halves(meter)?,
+            };
         }
         Ok(StopReason::Complete)
     }
 
     /// Whether this inference verifies blocks.
     fn drafts(&self) -> bool {
-        self.block.is_some() && self.plan.drafts
+        (self.block.is_some() || self.halves.is_some()) && self.plan.drafts
     }
 
     /// The rest is generated one by one.
     fn give_up_drafts(&mut self) -> Result<(), PolicyError> {
-        match &mut self.block {
-            Some(block) => self.decode.take_over(block, self.prefix.padding()),
-            None => Ok(()),
+        match (&mut self.block, &mut self.halves) {
+            (Some(block), _) => self.decode.take_over(block, self.prefix.padding()),
+            (None, Some(halves)) => self.decode.take_over(halves.split_mut(), self.prefix.padding()),
+            (None, None) => Ok(()),
         }
     }
 
@@ -287,8 +360,10 @@ impl<T: Anytime> TokenPolicy<T> {
         let embedding = self.prefix.embedding(self.rules.action_offset as u32 + last);
         self.decode.run(core::iter::once(embedding), self.prefix.end_position() + taken - 1)?;
         self.passes += 1;
-        let answer = answer(self.decode.logits()?, &self.rules, &self.tokenizer, taken)?;
-        let (over, _) = self.take(answer, None)?;
+        let logits = self.decode.logits()?;
+        let answer = answer(logits, &self.rules, &self.tokenizer, taken)?;
+        let wanted = self.wanted(logits);
+        let (over, _) = self.settle(answer, wanted.as_deref(), None)?;
         meter.charge(Stage::Decode)?;
         if !over {
             self.decode.keep(1)?;
@@ -327,7 +402,8 @@ impl<T: Anytime> TokenPolicy<T> {
         while row < rows && !over {
             let logits = row_of(decode.logits()?, row, rows);
             let answer = answer(logits, &self.rules, &self.tokenizer, taken + row)?;
-            let (complete, right) = self.take(answer, self.guesses.get(row).copied())?;
+            let wanted = self.wanted(logits);
+            let (complete, right) = self.settle(answer, wanted.as_deref(), self.guesses.get(row).copied())?;
             over = complete;
             row += 1;
             if !right {
@@ -379,7 +455,7 @@ impl<T: Anytime> TokenPolicy<T> {
     }
 }
 
-impl<T: Anytime + Send> Policy for TokenPolicy<T> {
+impl<T: Anytime + Clone + Send> Policy for TokenPolicy<T> {
     fn spec(&self) -> &PolicySpec {
         self.prefix.spec()
     }
@@ -397,10 +473,15 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
         let ask = Ask { epoch: committed.epoch, visual: self.plan.visual };
         self.prefix.observe(observation, chunk, ask, &mut meter, &mut stages, &mut lap)?;
 
-        match self.block.as_mut().filter(|_| self.plan.drafts) {
-            Some(block) => block.take_prefix(&self.prefix)?,
-            None => self.decode.take_prefix(&self.prefix)?,
+        match (self.plan.drafts, &mut self.block, &mut self.halves) {
+            (true, Some(block), _) => block.take_prefix(&self.prefix)?,
+            (true, None, Some(halves)) => halves.split_mut().take_prefix(&self.prefix)?,
+            _ => self.decode.take_prefix(&self.prefix)?,
         }
+        if self.epoch != committed.epoch {
+            self.enter(committed.epoch);
+        }
+        self.exits.refit();
         if !self.rules.decoding.is_plain() {
             self.begin_guesses(observation, committed.epoch);
         }
@@ -411,6 +492,12 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
         stages.constrained = self.constrained;
         stages.passes = f64::from(self.passes);
         stages.blocks = self.blocks;
+        stages.passes_in_blocks = f64::from(self.blocks);
+        if let Some(halves) = &self.halves {
+            stages.passes_in_blocks = halves.passes(self.rules.exit_layer, self.prefix.model().layers);
+            stages.passes += stages.passes_in_blocks;
+            (stages.shallow, stages.deep, stages.exited) = (halves.shallow, halves.deep, halves.exited);
+        }
         stages.in_blocks = self.in_blocks;
 
         let error_bound = self.decode_rows(stop, observation, chunk.rows_mut())?;
@@ -434,14 +521,18 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
         self.prefix.prompt_ids(instruction, &vec![0; self.spec().state.len()]).map(drop)
     }
 
-    fn reset(&mut self, _epoch: Epoch) {
+    fn reset(&mut self, epoch: Epoch) {
         // Guesses link one inference to the next, and the token count behind the cost model.
         self.forget();
         self.prefix.forget();
+        self.enter(epoch);
         self.tokens.clear();
         self.decode.clear();
         if let Some(block) = &mut self.block {
             block.clear();
+        }
+        if let Some(halves) = &mut self.halves {
+            halves.split_mut().clear();
         }
     }
 
@@ -453,6 +544,16 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
         let costs = self.spec().costs;
         let tokens = if self.tokens.is_empty() { self.rules.max_tokens } else { self.tokens.len() };
         let before = costs.vision + self.prefix.cost();
+        if let Some(halves) = self.halves.as_ref().filter(|_| self.drafts()) {
+            let leaves = self.rules.decoding.layer_exit.is_some();
+            return before
+                + costs.step
+                + if self.tokens.is_empty() {
+                    halves.worst_token(leaves) * (tokens as u32 - 1)
+                } else {
+                    costs.step * self.passes + halves.charged
+                };
+        }
         match self.rules.block.filter(|_| self.drafts()) {
             None => before + costs.step * tokens as u32,
             // At worst every guess is wrong and a pass takes one token.
@@ -470,7 +571,7 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
         Work::Tokens {
             most: self.rules.max_tokens as u32 - 1,
             is_fixed: !matches!(self.spec().family, FamilySpec::Pi0Fast(_)),
-            drafts: self.block.is_some(),
+            drafts: self.block.is_some() || self.halves.is_some(),
             is_planned: decoding.planned,
             exit: decoding.early_exit,
             anytime: self.anytime_bound.is_some(),
@@ -482,7 +583,7 @@ impl<T: Anytime + Send> Policy for TokenPolicy<T> {
     }
 }
 
-impl<T: Anytime + Send> Inspect for TokenPolicy<T> {
+impl<T: Anytime + Clone + Send> Inspect for TokenPolicy<T> {
     fn set_exact(&mut self, exact: bool) {
         self.exact = exact;
     }

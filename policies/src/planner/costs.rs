@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use crate::bundle::PolicySpec;
+use crate::bundle::{PolicySpec, TokenSpec};
 use crate::chunk::Stages;
 
 /// Inferences remembered.
@@ -18,7 +18,7 @@ pub struct StageCosts {
     pub before: Duration,
     /// One token or one denoising step.
     pub step: Duration,
-    /// A pass that verifies a block.
+    /// A pass that verifies a block, or a round of a decoder in two halves.
     pub block: Duration,
     /// From the last token or step to rows.
     pub after: Duration,
@@ -31,7 +31,7 @@ impl StageCosts {
 
     /// What the bundle's cost model says.
     pub(crate) fn modelled(spec: &PolicySpec) -> Self {
-        let block = spec.family.tokens().and_then(|rules| rules.block).map_or(Duration::ZERO, |block| block.cost);
+        let block = spec.family.tokens().and_then(TokenSpec::round_cost).unwrap_or_default();
         // The model charges the first token, which comes with the prefix, as a step of its own.
         let first = if spec.family.has_tokens() { spec.costs.step } else { Duration::ZERO };
         Self {
@@ -120,7 +120,8 @@ impl CostWindows {
         if stages.blocks > 0 {
             self.block.record(stages.in_blocks / stages.blocks);
         }
-        let others = stages.passes - f64::from(stages.blocks);
+        // Halves add up to whole passes only nearly.
+        let others = (stages.passes - stages.passes_in_blocks).round();
         if others > 0.0 {
             self.step.record(stages.decode.saturating_sub(stages.in_blocks).div_f64(others));
         }
@@ -188,9 +189,23 @@ mod tests {
     #[test]
     fn blocks_and_single_tokens_are_told_apart() {
         let mut windows = CostWindows::new();
-        windows.record(&Stages { decode: MS * 26, in_blocks: MS * 18, blocks: 3, passes: 7.0, ..Stages::default() });
+        windows.record(&Stages {
+            decode: MS * 26,
+            in_blocks: MS * 18,
+            blocks: 3,
+            passes_in_blocks: 3.0,
+            passes: 7.0,
+            ..Stages::default()
+        });
         assert_eq!((windows.usual().block, windows.usual().step), (MS * 6, MS * 2));
-        windows.record(&Stages { decode: MS * 12, in_blocks: MS * 12, blocks: 2, passes: 2.0, ..Stages::default() });
+        windows.record(&Stages {
+            decode: MS * 12,
+            in_blocks: MS * 12,
+            blocks: 2,
+            passes_in_blocks: 2.0,
+            passes: 2.0,
+            ..Stages::default()
+        });
         assert_eq!(windows.usual().step, MS * 2, "nothing was generated one by one");
     }
 

@@ -100,7 +100,7 @@ impl Planned {
 
 /// Tokens a block gave; the tokens of other passes are not its merit.
 fn per_block(stages: &Stages) -> f64 {
-    let others = stages.passes - f64::from(stages.blocks);
+    let others = (stages.passes - stages.passes_in_blocks).round();
     (f64::from(stages.tokens) - 1.0 - others) / f64::from(stages.blocks.max(1))
 }
 

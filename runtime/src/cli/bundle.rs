@@ -40,7 +40,8 @@ pub struct PolicyArguments {
     #[arg(long, value_name = "FILE")]
     pub engine_config: Option<PathBuf>,
     /// How action tokens are generated, instead of the bundle's way: `plain`, or `previous`, `trigram`, `jacobi`,
-    /// `bin_distance:R` and `early_exit:N` joined with `+`.
+    /// `shallow`, `tree`, `drafts:N`, `bin_distance:R`, `early_exit:N`, `layer_exit:P` and `temperature:T` joined with `+`
+    /// (`policies/ACCELERATION.md`).
     #[arg(long, value_name = "NAME")]
     pub decoding: Option<Decoding>,
     /// When the model is not asked, instead of the bundle's way: `off`, `reuse` or `extrapolate`.

@@ -27,14 +27,29 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Measured when no `--decodings` is given: each source of guesses alone, then what adds up.
-const LOSSLESS: [&str; 5] = ["plain", "previous", "trigram", "jacobi", "previous+trigram+jacobi"];
-/// For bins beside those; fitted numbers where there are some.
-const LOSSY: [&str; 4] = [
+const LOSSLESS: [&str; 9] = [
+    "plain",
+    "previous",
+    "trigram",
+    "jacobi",
+    "previous+trigram+jacobi",
+    "shallow",
+    "shallow:2",
+    "shallow+tree",
+    "previous+trigram+jacobi+shallow",
+];
+/// Beside those; fitted numbers where there are some.
+const LOSSY: [&str; 7] = [
     "previous+jacobi+bin_distance:2",
     "previous+jacobi+early_exit",
     "previous+jacobi+early_exit:4",
     "previous+jacobi+early_exit:2",
+    "layer_exit",
+    "layer_exit:0.9",
+    "layer_exit:adaptive",
 ];
+/// Tokens that are drawn, one by one and with guesses: not the plain chunk, and of one distribution.
+const DRAWN: [&str; 3] = ["temperature:0.5", "shallow:2+temperature:0.5", "shallow+drafts:2+temperature:0.5"];
 /// Observations of `--quick`.
 const QUICK_OBSERVATIONS: usize = 40;
 /// Episodes of `--quick`.
@@ -123,6 +138,10 @@ struct Side {
     runs: EngineRuns,
     /// Time in each graph.
     graphs_ms: BTreeMap<String, f64>,
+    /// Passes through one half of the decoder, and tokens that left after the first.
+    shallow: u32,
+    deep: u32,
+    left: u32,
     /// Of all answers.
     latency_ms: Vec<f64>,
     /// Of those that asked the model.
@@ -148,6 +167,9 @@ impl Side {
             vision_ms: 0.0,
             prefill_ms: 0.0,
             graphs_ms: BTreeMap::new(),
+            shallow: 0,
+            deep: 0,
+            left: 0,
             latency_ms: Vec::new(),
             asked_ms: Vec::new(),
         })
@@ -171,6 +193,9 @@ impl Side {
                 for run in self.runs.take() {
                     *self.graphs_ms.entry(run.graph.to_string()).or_default() += run.time.as_secs_f64() * 1e3;
                 }
+                self.shallow += stages.shallow;
+                self.deep += stages.deep;
+                self.left += stages.exited;
                 self.latency_ms.push(ms);
                 if !is_skipped {
                     self.asked_ms.push(ms);
@@ -209,7 +234,7 @@ fn ways(arguments: &BenchArguments, spec: &PolicySpec) -> Vec<Way> {
         let fits = |decoding: &Decoding| {
             decoding.check(&spec.family).is_ok() && decoding.resolved(spec.thresholds.as_ref()).is_ok()
         };
-        parse(&[&LOSSLESS[..], &LOSSY[..]].concat()).into_iter().filter(fits).map(Some).collect()
+        parse(&[&LOSSLESS[..], &LOSSY[..], &DRAWN[..]].concat()).into_iter().filter(fits).map(Some).collect()
     } else {
         arguments.decodings.iter().copied().map(Some).collect()
     };
@@ -272,6 +297,9 @@ pub(super) fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
         row.insert("tokens_per_chunk".to_owned(), json!(fast.per_chunk(fast.tokens)));
         row.insert("passes_per_chunk_plain".to_owned(), json!(plain.per_chunk(plain.passes)));
         row.insert("passes_per_chunk".to_owned(), json!(fast.per_chunk(fast.passes)));
+        row.insert("shallow_passes_per_chunk".to_owned(), json!(fast.per_chunk(f64::from(fast.shallow))));
+        row.insert("deep_passes_per_chunk".to_owned(), json!(fast.per_chunk(f64::from(fast.deep))));
+        row.insert("exited_token_share".to_owned(), json!(rounded(f64::from(fast.left) / fast.tokens.max(1.0))));
         let share = |count: usize| json!(rounded(count as f64 / fast.answers.max(1) as f64));
         row.insert("skipped_share".to_owned(), share(fast.skipped));
         row.insert("exited_share".to_owned(), share(fast.exited));

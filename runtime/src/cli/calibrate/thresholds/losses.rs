@@ -4,19 +4,35 @@ use super::{Answered, Fitting, largest, quantile};
 use crate::cli::error::CliError;
 use endplate_policies::bundle::FamilySpec;
 use endplate_policies::planner::Plan;
-use endplate_policies::{AnytimeThreshold, BinDistanceThreshold, Decoding, DenoisingThreshold, EarlyExitThreshold};
+use endplate_policies::{
+    AnytimeThreshold, BinDistanceThreshold, Decoding, DenoisingThreshold, EarlyExitThreshold, LayerExit,
+    LayerExitThreshold, halves_digest,
+};
 use endplate_tokenizers::{FastCodec, FastTokenizer};
 
 /// Most passes tried before an early exit: beyond, nothing is gained.
 const MOST_PASSES: u32 = 16;
 /// Most bins tried: Spec-VLA's largest.
 const MOST_BINS: u32 = 9;
+/// Confidences tried, in thousandths; heads trained on smoothed labels are never sure.
+const CONFIDENCES: [u32; 14] = [950, 900, 800, 700, 600, 500, 400, 300, 200, 150, 100, 50, 20, 10];
 /// A bound this wide bounds nothing.
 const WIDEST_BOUND: f64 = 2.0;
 
 /// What guesses are made of while these are fitted.
-const GUESSES: Decoding =
-    Decoding { previous: true, trigram: false, jacobi: true, bin_distance: None, early_exit: None, planned: false };
+const GUESSES: Decoding = Decoding {
+    previous: true,
+    trigram: false,
+    jacobi: true,
+    shallow: None,
+    tree: None,
+    drafts: None,
+    temperature: None,
+    layer_exit: None,
+    bin_distance: None,
+    early_exit: None,
+    planned: false,
+};
 
 fn has_blocks(fitting: &Fitting<'_>) -> bool {
     matches!(fitting.bundle.spec().family, FamilySpec::Bins(rules) if rules.block.is_some())
@@ -59,6 +75,32 @@ pub(super) fn bin_distance(
         }
     }
     Ok(widest)
+}
+
+/// The lowest confidence that stays within the tolerance, if a token leaves at it at all.
+pub(super) fn layer_exit(
+    fitting: &Fitting<'_>,
+    plain: &[Option<Answered>],
+) -> Result<Option<LayerExitThreshold>, CliError> {
+    let mut lowest = None;
+    if fitting.bundle.spec().family.tokens().is_none_or(|rules| rules.split.is_none()) {
+        return Ok(None);
+    }
+    for thousandths in CONFIDENCES {
+        let confidence = f64::from(thousandths) / 1e3;
+        let exit = Decoding { layer_exit: Some(LayerExit::Above(thousandths)), ..Decoding::default() };
+        let answers = fitting.answer(exit, Plan::UNLIMITED)?;
+        let stages = || answers.iter().flatten().map(|answered| answered.chunk.stages());
+        let (left, tokens) = stages().fold((0, 0), |(left, all), each| (left + each.exited, all + each.tokens));
+        let apart = fitting.apart_rad(plain, &answers);
+        println!("layer exit         above {confidence:.3}: {left} of {tokens} tokens leave, p99 {apart:.4} rad");
+        if apart > fitting.tolerance_rad {
+            break;
+        }
+        let halves_digest = halves_digest(&fitting.bundle.spec().files);
+        lowest = Some(LayerExitThreshold { confidence, halves_digest }).filter(|_| left > 0);
+    }
+    Ok(lowest)
 }
 
 /// The fewest denoising steps that stay within the tolerance.

@@ -104,6 +104,7 @@ pub fn fit(arguments: &ThresholdArguments) -> Result<(), CliError> {
     }
     fitted.early_exit = losses::early_exit(&fitting, &plain)?;
     fitted.bin_distance = losses::bin_distance(&fitting, &plain)?;
+    fitted.layer_exit = losses::layer_exit(&fitting, &plain)?;
     fitted.denoising = losses::denoising(&fitting, &plain)?;
     fitted.pruning = pruning::pruning(&fitting, &plain)?;
     fitted.anytime = losses::anytime(&fitting, &plain, arguments.anytime_bound)?;
