@@ -198,9 +198,9 @@ mod tests {
             row: 0.0,
         };
         for _ in 0..20 {
-            retimer.pace(&motion, &at(0.5));
+            retimer.pace(&motion, &at(0.5), 1.0);
         }
         assert_eq!(retimer.speed(), 0.0);
-        assert!((retimer.pace(&motion, &at(0.0)) - 0.1).abs() < 1e-12);
+        assert!((retimer.pace(&motion, &at(0.0), 1.0) - 0.1).abs() < 1e-12);
     }
 }
