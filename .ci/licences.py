@@ -60,7 +60,9 @@ def is_allowed(expression: str, allowed: set[str]) -> bool:
 
 
 def main() -> int:
-    metadata = json.loads(subprocess.check_output(["cargo", "metadata", "--format-version", "1", "--locked"], cwd=ROOT))
+    # Optional features too: without this cargo leaves out what only they bring.
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--all-features"]
+    metadata = json.loads(subprocess.check_output(command, cwd=ROOT))
     allowed, exceptions = rules()
     refused = []
     for package in metadata["packages"]:

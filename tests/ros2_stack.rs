@@ -304,7 +304,7 @@ fn python(variable: &str, usual: &str) -> PathBuf {
 }
 
 /// An operator nobody here wrote the middleware of, in a network of its own where this machine allows that.
-fn operated_by(python: &Path, script: &str) {
+fn operated_by(python: &Path, script: &str, words: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("ros2/tests/peers").join(script);
     let allowed = Command::new("unshare").args(["-rn", "true"]).status().is_ok_and(|status| status.success());
     let mut command = match allowed {
@@ -315,7 +315,7 @@ fn operated_by(python: &Path, script: &str) {
             command
         }
     };
-    let status = command.arg(&script).arg(env!("CARGO_BIN_EXE_endplate")).status().unwrap();
+    let status = command.arg(&script).arg(env!("CARGO_BIN_EXE_endplate")).args(words).status().unwrap();
     assert!(status.success(), "{}: {status}", script.display());
 }
 
@@ -323,11 +323,18 @@ fn operated_by(python: &Path, script: &str) {
 #[cfg(feature = "dds")]
 #[ignore = "needs rclpy"]
 fn rclpy_operates_the_node_over_dds() {
-    operated_by(&python("ENDPLATE_ROS_PEERS", "target/ros-peers/bin/python"), "lifecycle_rclpy.py");
+    operated_by(&python("ENDPLATE_ROS_PEERS", "target/ros-peers/bin/python"), "lifecycle_rclpy.py", &["dds"]);
+}
+
+#[test]
+#[cfg(feature = "r2r")]
+#[ignore = "needs rclpy, and the environment of ros2/tests/r2r/run.sh"]
+fn rclpy_operates_the_node_over_r2r() {
+    operated_by(&python("ENDPLATE_ROS_PEERS", "target/ros-peers/bin/python"), "lifecycle_rclpy.py", &["r2r"]);
 }
 
 #[test]
 #[ignore = "needs eclipse-zenoh"]
 fn eclipse_zenoh_operates_the_node_over_plain_keys() {
-    operated_by(&python("ENDPLATE_PEERS", "target/peers/bin/python"), "plain_zenoh.py");
+    operated_by(&python("ENDPLATE_PEERS", "target/peers/bin/python"), "plain_zenoh.py", &[]);
 }

@@ -1,16 +1,28 @@
 //! A node for third-party peers: echoes `/joint_states` positions, doubled, on `/position_controller/commands`, counts
 //! `/camera/image_raw`, and answers `~/estop`, until standard input ends. With a third word it asks `/robot/reset` first.
 //!
-//! `echo_node zenoh:ROUTER_ENDPOINT|dds|dds-cyclone DOMAIN [ask]`
+//! `echo_node zenoh:ROUTER_ENDPOINT|dds|dds-cyclone|r2r DOMAIN [ask]`; r2r is in the domain of the environment.
 
 use endplate_ros2::interface::*;
 use endplate_ros2::rmw::Qos;
 use endplate_ros2::transport::{Client, Transport};
-use endplate_ros2::{SessionOptions, ZenohTransport};
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+#[cfg(feature = "zenoh")]
+fn zenoh(router: &str, domain: u32) -> Result<Box<dyn Transport>, Box<dyn Error>> {
+    use endplate_ros2::{SessionOptions, ZenohTransport};
+    let connect = vec![router.to_owned()];
+    let options = SessionOptions { connect, domain, node: "policy".into(), ..SessionOptions::default() };
+    Ok(Box::new(ZenohTransport::open(&options)?))
+}
+
+#[cfg(not(feature = "zenoh"))]
+fn zenoh(_: &str, _: u32) -> Result<Box<dyn Transport>, Box<dyn Error>> {
+    Err("built without the feature zenoh".into())
+}
 
 #[cfg(feature = "dds")]
 fn dds(domain: u32, is_cyclone: bool) -> Result<Box<dyn Transport>, Box<dyn Error>> {
@@ -25,15 +37,23 @@ fn dds(_: u32, _: bool) -> Result<Box<dyn Transport>, Box<dyn Error>> {
     Err("built without the feature dds".into())
 }
 
+#[cfg(feature = "r2r")]
+fn r2r() -> Result<Box<dyn Transport>, Box<dyn Error>> {
+    use endplate_ros2::{R2rOptions, R2rTransport};
+    Ok(Box::new(R2rTransport::open(&R2rOptions { node: "policy".into(), ..R2rOptions::default() })?))
+}
+
+#[cfg(not(feature = "r2r"))]
+fn r2r() -> Result<Box<dyn Transport>, Box<dyn Error>> {
+    Err("built without the feature r2r".into())
+}
+
 fn open(transport: &str, domain: u32) -> Result<Box<dyn Transport>, Box<dyn Error>> {
     match (transport, transport.strip_prefix("zenoh:")) {
-        (_, Some(router)) => {
-            let connect = vec![router.to_owned()];
-            let options = SessionOptions { connect, domain, node: "policy".into(), ..SessionOptions::default() };
-            Ok(Box::new(ZenohTransport::open(&options)?))
-        }
+        (_, Some(router)) => zenoh(router, domain),
         ("dds" | "dds-cyclone", _) => dds(domain, transport == "dds-cyclone"),
-        _ => Err(format!("{transport}: zenoh:ROUTER_ENDPOINT, dds or dds-cyclone").into()),
+        ("r2r", _) => r2r(),
+        _ => Err(format!("{transport}: zenoh:ROUTER_ENDPOINT, dds, dds-cyclone or r2r").into()),
     }
 }
 

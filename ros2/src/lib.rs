@@ -5,7 +5,7 @@
 //! - [`message`]: the messages, their type names and hashes.
 //! - [`rmw`]: how rmw_zenoh names keys, liveliness tokens and attachments.
 //! - [`transport`]: what a node needs of a middleware; `ZenohTransport` and `PlainTransport` (feature `zenoh`, on by
-//!   default) and `DdsTransport` (feature `dds`) are that.
+//!   default), `DdsTransport` (feature `dds`) and `R2rTransport` (feature `r2r`, needs a ROS that is sourced) are that.
 //! - [`node`]: an arm and cameras over topics, and the services of a managed node.
 //! - `ZenohCommandSink` (feature `zenoh`, on by default): the commands sent to the arm, as a ROS 2 topic.
 //!
@@ -21,6 +21,8 @@ pub mod message;
 pub mod node;
 #[cfg(feature = "zenoh")]
 mod plain_transport;
+#[cfg(feature = "r2r")]
+mod r2r_transport;
 pub mod rmw;
 pub mod transport;
 mod xxh3;
@@ -35,6 +37,8 @@ mod zenoh_transport;
 pub use dds::{DdsError, DdsOptions, DdsTransport, ServiceMapping};
 #[cfg(feature = "zenoh")]
 pub use plain_transport::PlainTransport;
+#[cfg(feature = "r2r")]
+pub use r2r_transport::{R2rError, R2rOptions, R2rTransport};
 #[cfg(feature = "zenoh")]
 pub use zenoh_session::{SessionError, SessionMode, SessionOptions};
 #[cfg(feature = "zenoh")]

@@ -42,8 +42,12 @@ fn alone(program: &Path) -> Command {
 }
 
 fn agrees(python: &Path, script: &str, example_name: &str) {
+    agrees_over(python, script, example_name, &[]);
+}
+
+fn agrees_over(python: &Path, script: &str, example_name: &str, words: &[&str]) {
     let script = root().join("ros2/tests/peers").join(script);
-    let status = alone(python).arg(&script).arg(example(example_name)).status().unwrap();
+    let status = alone(python).arg(&script).arg(example(example_name)).args(words).status().unwrap();
     assert!(status.success(), "{}: {status}", script.display());
 }
 
@@ -61,14 +65,21 @@ fn eclipse_zenoh_loses_nothing() {
 }
 
 #[test]
-#[cfg(all(feature = "dds", feature = "zenoh"))]
+#[cfg(feature = "dds")]
 #[ignore = "needs rclpy"]
 fn rclpy_on_fast_dds_loses_nothing() {
     agrees(&python("ENDPLATE_ROS_PEERS", "target/ros-peers/bin/python"), "dds_rclpy.py", "echo_node");
 }
 
 #[test]
-#[cfg(all(feature = "dds", feature = "zenoh"))]
+#[cfg(feature = "r2r")]
+#[ignore = "needs rclpy, and the environment of ros2/tests/r2r/run.sh"]
+fn rclpy_and_a_node_over_r2r_lose_nothing() {
+    agrees_over(&python("ENDPLATE_ROS_PEERS", "target/ros-peers/bin/python"), "dds_rclpy.py", "echo_node", &["r2r"]);
+}
+
+#[test]
+#[cfg(feature = "dds")]
 #[ignore = "needs cyclonedds"]
 fn cyclone_dds_loses_nothing() {
     agrees(&python("ENDPLATE_ROS_PEERS", "target/ros-peers/bin/python"), "dds_cyclone.py", "echo_node");

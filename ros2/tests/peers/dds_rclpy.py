@@ -1,7 +1,7 @@
 """rclpy (ROS 2 Jazzy, rmw_fastrtps) as the robot against the example node: round trips, images at 30 Hz, services both
 ways, the graph.
 
-usage: dds_rclpy.py ECHO_NODE_BINARY [ROUND_TRIPS]
+usage: dds_rclpy.py ECHO_NODE_BINARY [dds|r2r] [ROUND_TRIPS]
 """
 import os
 import subprocess
@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 
-domain, rounds = 71, int(sys.argv[2]) if len(sys.argv) > 2 else 2000
+domain, transport, rounds = 71, *(sys.argv[2:] + ["dds", 2000][len(sys.argv) - 2:])
+rounds = int(rounds)
 os.environ.update(ROS_DOMAIN_ID=str(domain), RMW_IMPLEMENTATION="rmw_fastrtps_cpp",
                   ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
 os.environ.setdefault("ROS_LOG_DIR", "/tmp/endplate-ros-log")
@@ -43,7 +44,7 @@ estop = robot.create_client(Trigger, "/policy/estop")
 executor = SingleThreadedExecutor()
 executor.add_node(robot)
 threading.Thread(target=executor.spin, daemon=True).start()
-node = subprocess.Popen([sys.argv[1], "dds", str(domain), "ask"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+node = subprocess.Popen([sys.argv[1], transport, str(domain), "ask"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                         text=True)
 
 

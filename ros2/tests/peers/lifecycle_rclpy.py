@@ -1,8 +1,8 @@
 """rclpy (ROS 2 Jazzy, rmw_fastrtps) as the operator of `endplate run --transport dds` with `endplate sim --transport dds`
-as its robot: lifecycle from unconfigured to active and back, parameters, switches, diagnostics; the arm moves only while
+as its robot (or both over `r2r`): lifecycle from unconfigured to active and back, parameters, switches, diagnostics; the arm moves only while
 active.
 
-usage: lifecycle_rclpy.py ENDPLATE_BINARY
+usage: lifecycle_rclpy.py ENDPLATE_BINARY [dds|r2r]
 """
 import os
 import subprocess
@@ -28,7 +28,7 @@ from std_msgs.msg import Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 STILL_RAD, MOVED_RAD = 2e-3, 2e-2
-binary = sys.argv[1]
+binary, transport = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "dds"
 rclpy.init()
 me = rclpy.create_node("operator")
 states, commands, events, parts, lines, frames, changes = [], [], [], {}, [], [], []
@@ -109,8 +109,8 @@ def text(value):
     return ParameterValue(type=4, string_value=value)
 
 
-robot = start("sim", "--transport", "dds")
-node = start("run", "--transport", "dds", "--instruction", "pick up the red cube", "--seconds", "120")
+robot = start("sim", "--transport", transport)
+node = start("run", "--transport", transport, "--instruction", "pick up the red cube", "--seconds", "120")
 try:
     until("the nodes in the graph", lambda: {"endplate", "endplate_sim"} <= set(me.get_node_names()))
     until("joint states", lambda: len(states) > 20)

@@ -16,6 +16,8 @@ pub enum TransportName {
     ZenohPlain,
     /// DDS, as rmw_fastrtps and rmw_cyclonedds use it.
     Dds,
+    /// The ROS 2 that is sourced, with its RMW_IMPLEMENTATION; only in a build made for it, see ros2/README.md.
+    R2r,
 }
 
 /// Whose services are spoken on DDS.
@@ -132,6 +134,21 @@ impl WireArguments {
                 }
                 open_dds(&options, self.dds_services.unwrap_or_default(), ros)
             }
+            Some(TransportName::R2r) => {
+                for (option, is_given) in [
+                    ("--router", self.router.is_some()),
+                    ("--listen", self.listen.is_some()),
+                    ("--dds-services", self.dds_services.is_some()),
+                    ("--humble", self.humble),
+                ] {
+                    if is_given {
+                        return Err(CliError::Input(format!(
+                            "{option}: with --transport r2r that is for the ROS that is sourced to say"
+                        )));
+                    }
+                }
+                open_r2r(&options, ros)
+            }
             _ if self.dds_services.is_some() => {
                 Err(CliError::Input("--dds-services: only with --transport dds".to_owned()))
             }
@@ -175,6 +192,26 @@ fn open_dds(_: &SessionOptions, _: DdsServices, _: RosArguments) -> Result<Opene
     Err(CliError::Input(lacks.to_owned()))
 }
 
+#[cfg(feature = "r2r")]
+fn open_r2r(options: &SessionOptions, ros: RosArguments) -> Result<Opened, CliError> {
+    use endplate_ros2::{R2rOptions, R2rTransport};
+    let of_r2r = R2rOptions {
+        namespace: options.namespace.clone(),
+        node: options.node.clone(),
+        remaps: options.remaps.clone(),
+        allow_remote: options.allow_remote,
+    };
+    let transport = R2rTransport::open(&of_r2r).map_err(CliError::input)?;
+    Ok(Opened { transport: Arc::new(transport), ros, domain: options.domain })
+}
+
+#[cfg(not(feature = "r2r"))]
+fn open_r2r(_: &SessionOptions, _: RosArguments) -> Result<Opened, CliError> {
+    let lacks = "--transport r2r: not in this build: use zenoh or dds, which need no ROS, or source a ROS 2 (setup.bash; \
+                 without one AMENT_PREFIX_PATH, ROS_DISTRO and LIBCLANG_PATH) and build with the feature `r2r`";
+    Err(CliError::Input(lacks.to_owned()))
+}
+
 /// An open transport.
 pub struct Opened {
     /// The transport.
@@ -203,5 +240,21 @@ mod tests {
         assert_eq!(read.parameters, [("instruction".to_owned(), "pick".to_owned())]);
         assert!(parse("-r nonsense").unwrap_err().to_string().contains("nonsense"));
         assert!(parse("--fly").unwrap_err().to_string().contains("--fly"));
+    }
+
+    #[test]
+    fn what_r2r_cannot_be_told_and_a_build_without_it_are_refused_by_name() {
+        let arguments = |words: WireArguments| {
+            let refused = WireArguments { transport: Some(TransportName::R2r), ..words }.open("a", SessionMode::Peer);
+            refused.err().unwrap().to_string()
+        };
+        let router = WireArguments { router: Some("tcp/127.0.0.1:1".to_owned()), ..Default::default() };
+        assert!(arguments(router).starts_with("--router: with --transport r2r"));
+        assert!(arguments(WireArguments { humble: true, ..Default::default() }).starts_with("--humble"));
+        #[cfg(not(feature = "r2r"))]
+        {
+            let lacks = arguments(WireArguments::default());
+            assert!(lacks.contains("feature `r2r`") && lacks.contains("source a ROS 2"), "{lacks}");
+        }
     }
 }

@@ -22,6 +22,8 @@ pub enum Backend {
     Zenoh,
     #[cfg(feature = "dds")]
     Dds,
+    #[cfg(feature = "r2r")]
+    R2r,
 }
 
 impl Backend {
@@ -30,6 +32,8 @@ impl Backend {
             Self::Zenoh,
             #[cfg(feature = "dds")]
             Self::Dds,
+            #[cfg(feature = "r2r")]
+            Self::R2r,
         ]
     }
 
@@ -38,15 +42,19 @@ impl Backend {
             Self::Zenoh => "zenoh",
             #[cfg(feature = "dds")]
             Self::Dds => "dds",
+            #[cfg(feature = "r2r")]
+            Self::R2r => "r2r",
         }
     }
 
-    /// DDS is datagrams: nothing of a peer's can fill up and block.
+    /// DDS is datagrams, and what r2r has in one process is not even those: nothing of a peer's can fill up and block.
     pub fn disturbances(self) -> Vec<Disturbance> {
         match self {
             Self::Zenoh => vec![Disturbance::Blocked, Disturbance::Flooded, Disturbance::Cut],
             #[cfg(feature = "dds")]
             Self::Dds => vec![Disturbance::Flooded, Disturbance::Cut],
+            #[cfg(feature = "r2r")]
+            Self::R2r => vec![Disturbance::Flooded, Disturbance::Cut],
         }
     }
 }
@@ -70,6 +78,8 @@ impl Network {
             Backend::Zenoh => Some(Relay::open(&router)?),
             #[cfg(feature = "dds")]
             Backend::Dds => None,
+            #[cfg(feature = "r2r")]
+            Backend::R2r => None,
         };
         Ok(Self { backend, relay, router })
     }
@@ -81,6 +91,11 @@ impl Network {
             Backend::Dds => {
                 let of_dds = endplate_ros2::DdsOptions { domain: DOMAIN, node: options.node, ..Default::default() };
                 Ok(Arc::new(endplate_ros2::DdsTransport::open(&of_dds).map_err(CliError::failed)?))
+            }
+            #[cfg(feature = "r2r")]
+            Backend::R2r => {
+                let of_r2r = endplate_ros2::R2rOptions { node: options.node, ..Default::default() };
+                Ok(Arc::new(endplate_ros2::R2rTransport::open(&of_r2r).map_err(CliError::failed)?))
             }
         }
     }
