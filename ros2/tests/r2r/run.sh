@@ -25,4 +25,4 @@ export "$runner=env LD_PRELOAD=$libpython ROS_LOG_DIR=$CARGO_TARGET_DIR/ros-log"
 alone() {
   if unshare -rn true 2>/dev/null; then unshare -rn sh -c 'ip link set lo up && exec "$@"' sh "$@"; else "$@"; fi
 }
-alone cargo test --release $packages $tests -- --include-ignored --test-threads 1 --nocapture r2r
+alone cargo test --release --no-fail-fast $packages $tests -- --include-ignored --test-threads 1 --nocapture r2r
