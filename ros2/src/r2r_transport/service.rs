@@ -24,12 +24,15 @@ pub type Pending = Pin<Box<dyn Future<Output = Result<Vec<u8>, r2r::Error>> + Se
 /// Sends a request, from any thread.
 pub type Ask = Box<dyn Fn(&[u8]) -> Result<Pending, r2r::Error> + Send>;
 
+/// A client, and whether its server is there.
+type Asking = (Ask, IsServed);
+
 /// How one type of service is served and asked.
 pub struct Bridge {
     /// Serves it until aborted; counts the requests that could not be written as bytes.
     pub serve: fn(&mut Spun, &str, OnRequest, Arc<AtomicU64>) -> Result<AbortHandle, r2r::Error>,
     /// A client of it.
-    pub client: fn(&mut Spun, &str) -> Result<(Ask, IsServed), r2r::Error>,
+    pub client: fn(&mut Spun, &str) -> Result<Asking, r2r::Error>,
 }
 
 /// The table: `package, Type Type …;` as r2r names them.
@@ -99,7 +102,7 @@ fn serve<T: Typed + 'static>(
     Ok(spun.run(task))
 }
 
-fn client<T: Typed + 'static>(spun: &mut Spun, name: &str) -> Result<(Ask, IsServed), r2r::Error>
+fn client<T: Typed + 'static>(spun: &mut Spun, name: &str) -> Result<Asking, r2r::Error>
 where
     T::Request: Send + 'static,
     T::Response: Send + 'static,
