@@ -8,6 +8,7 @@ use std::fmt;
 
 use crate::EngineChoice;
 use crate::bundle::{Bundle, FamilySpec};
+use crate::thresholds::is_half;
 
 /// The parts of the bound, bytes.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +30,10 @@ impl MemoryBound {
         let sessions = spec.family.row_counts().map_or(1, |counts| counts.len());
         let copies = if choice.shares_weights() { 1 } else { sessions };
         let size = |path: &str| bundle.file(path).map_or(0, |bytes| bytes.len() as u64);
-        let graphs: Vec<&String> = spec.files.keys().filter(|path| path.ends_with(".onnx")).collect();
+        // The decoder's halves are loaded for a technique that uses them alone.
+        let in_halves = spec.family.tokens().is_some_and(|rules| rules.decoding.is_split());
+        let is_loaded = |path: &&String| path.ends_with(".onnx") && (in_halves || !is_half(path));
+        let graphs: Vec<&String> = spec.files.keys().filter(is_loaded).collect();
         let inside: u64 = graphs.iter().map(|path| size(path)).sum();
         let external: u64 = bundle.weight_files().map(|(_, bytes)| bytes.len() as u64).sum();
         // Weights beside the graphs may be stored as 16-bit floats and widened; every graph may hold its own copy.

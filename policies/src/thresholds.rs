@@ -169,7 +169,8 @@ pub fn halves_digest(files: &BTreeMap<String, String>) -> String {
     digest_of(files, is_half)
 }
 
-fn is_half(name: &str) -> bool {
+/// Whether a file is a graph of one half of the decoder.
+pub(crate) fn is_half(name: &str) -> bool {
     name == SHALLOW || (name.starts_with("decode_b_k") && name.ends_with(".onnx"))
 }
 

@@ -252,6 +252,8 @@ fn weights_are_bounded_once_where_they_are_held_once() {
     let weights = fixed.file("weights.safetensors").unwrap().len() as u64;
     let onnx = |bundle: &Bundle| -> u64 {
         let names = bundle.spec().files.keys().filter(|name| name.ends_with(".onnx"));
+        // The halves are for techniques that these bundles do not choose.
+        let names = names.filter(|name| !name.starts_with("decode_a") && !name.starts_with("decode_b"));
         names.map(|name| bundle.file(name).unwrap().len() as u64).sum()
     };
     let shared = ort("[[providers]]\nname = \"cpu\"");
