@@ -7,15 +7,12 @@ mod common;
 use core::time::Duration;
 use std::path::{Path, PathBuf};
 
-use common::Copy;
-use endplate_hal::Instant;
-use endplate_hal::{JointState, JointVec};
+use common::{Copy, golden};
 use endplate_policies::planner::{Plan, StageCosts};
 use endplate_policies::{
-    ActionChunk, Budget, Bundle, BundleSource, Committed, EngineChoice, Epoch, Observation, Policy, PolicyError,
-    StopReason, THRESHOLDS_FILE, Thresholds, golden_inputs, load_policy,
+    ActionChunk, Bundle, BundleSource, EngineChoice, OpenLoopInputs, Policy, PolicyError, StopReason, THRESHOLDS_FILE,
+    Thresholds, golden_inputs, load_policy,
 };
-use endplate_policies::{Anchor, OpenLoopInputs};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles").join(name)
@@ -48,29 +45,7 @@ fn infer(
     inputs: &OpenLoopInputs,
     budget: Option<Duration>,
 ) -> (Result<StopReason, PolicyError>, ActionChunk) {
-    let mut chunk = ActionChunk::for_spec(policy.spec());
-    let observation = Observation {
-        frames: &inputs.frames,
-        state: JointState {
-            stamp: Instant::ZERO,
-            position_rad: JointVec::from_slice(&inputs.state).unwrap(),
-            velocity_rad_s: JointVec::zeros(inputs.state.len()),
-            effort_nm: None,
-        },
-        past: &[],
-        instruction: &inputs.instruction,
-        anchor: Anchor::default(),
-    };
-    let budget = budget.map_or(Budget::unlimited(Instant::ZERO), |span| Budget {
-        start: Instant::ZERO,
-        deadline: Instant::ZERO.saturating_add(span),
-        clock: None,
-    });
-    if let Some(noise) = &inputs.noise {
-        policy.set_noise(noise).unwrap();
-    }
-    let result = policy.infer(&observation, &Committed::none(Epoch(1)), budget, &mut chunk);
-    (result, chunk)
+    golden::infer(policy, inputs, 1, budget)
 }
 
 #[test]

@@ -11,14 +11,13 @@ mod counting;
 use core::time::Duration;
 use std::path::{Path, PathBuf};
 
-use common::{Copy, engines};
+use common::{Copy, engines, golden};
 use counting::allocations;
-use endplate_hal::{Instant, JointState, JointVec};
 use endplate_policies::planner::Plan;
 use endplate_policies::pruning::Contribution;
 use endplate_policies::{
-    ActionChunk, Anchor, Budget, Bundle, BundleSource, Committed, EngineChoice, Epoch, Observation, OpenLoopInputs,
-    Policy, PruningThresholds, StopReason, THRESHOLDS_FILE, Thresholds, golden_inputs, load_policy,
+    ActionChunk, Bundle, BundleSource, EngineChoice, Epoch, OpenLoopInputs, Policy, PruningThresholds, StopReason,
+    THRESHOLDS_FILE, Thresholds, golden_inputs, load_policy,
 };
 use serde_json::Value;
 
@@ -65,29 +64,8 @@ fn load(bundle: &Bundle, pruning: &str, engine: EngineChoice) -> Box<dyn Policy>
 }
 
 fn infer(policy: &mut dyn Policy, inputs: &OpenLoopInputs, epoch: u64, budget: Option<Duration>) -> ActionChunk {
-    let mut chunk = ActionChunk::for_spec(policy.spec());
-    let observation = Observation {
-        frames: &inputs.frames,
-        state: JointState {
-            stamp: Instant::ZERO,
-            position_rad: JointVec::from_slice(&inputs.state).unwrap(),
-            velocity_rad_s: JointVec::zeros(inputs.state.len()),
-            effort_nm: None,
-        },
-        past: &[],
-        instruction: &inputs.instruction,
-        anchor: Anchor::default(),
-    };
-    let budget = budget.map_or(Budget::unlimited(Instant::ZERO), |span| Budget {
-        start: Instant::ZERO,
-        deadline: Instant::ZERO.saturating_add(span),
-        clock: None,
-    });
-    if let Some(noise) = &inputs.noise {
-        policy.set_noise(noise).unwrap();
-    }
-    let stop = policy.infer(&observation, &Committed::none(Epoch(epoch)), budget, &mut chunk).unwrap();
-    assert_eq!(stop, StopReason::Complete);
+    let (stop, chunk) = golden::infer(policy, inputs, epoch, budget);
+    assert_eq!(stop.unwrap(), StopReason::Complete);
     chunk
 }
 

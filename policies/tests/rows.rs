@@ -5,40 +5,18 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/counting.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use common::drive::{Drive, EPISODE};
 use common::{Copy, engines, with_rows};
+use counting::allocations;
 use endplate_policies::engine::{Direction, EngineError, EngineFile};
 use endplate_policies::{
     Bundle, BundleSource, EngineChoice, LoadError, MemoryBound, OrtOptions, Policy, load_policy, load_policy_timed,
 };
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is the system allocator's, unchanged; counting touches a cell that needs no allocation.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles").join(name)
@@ -137,12 +115,12 @@ fn an_inference_allocates_no_more_than_with_graphs_of_fixed_rows() {
     for (engine, choice) in engines() {
         let any = open(if engine == "tract" { decoder_alone.path() } else { copy.path() });
         for decoding in ["plain", "previous+trigram+jacobi"] {
-            let counts = |bundle: &Bundle| -> Vec<u64> {
+            let counts = |bundle: &Bundle| -> Vec<usize> {
                 let mut policy = load(bundle, decoding, choice.clone());
                 let count = |number| {
-                    let before = ALLOCATIONS.get();
+                    let before = allocations();
                     drive.infer(&mut *policy, number).0.unwrap();
-                    ALLOCATIONS.get() - before
+                    allocations() - before
                 };
                 (0..6).map(count).skip(2).collect()
             };

@@ -6,8 +6,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::Copy;
-use endplate_hal::{Instant, JointState, JointVec, MotionTime};
+use common::{Copy, golden::observed};
+use endplate_hal::{Instant, MotionTime};
 use endplate_policies::{
     ActionChunk, Anchor, Budget, Bundle, BundleSource, Committed, EngineChoice, Epoch, ExtrapolationThresholds,
     Observation, OpenLoopInputs, OutputFault, Policy, PolicyError, ReuseThresholds, Skipping, StopReason,
@@ -50,16 +50,9 @@ impl Asked {
     fn of(&self, policy: &mut dyn Policy, inputs: &OpenLoopInputs) -> (Result<StopReason, PolicyError>, ActionChunk) {
         let mut chunk = ActionChunk::for_spec(policy.spec());
         let observation = Observation {
-            frames: &inputs.frames,
-            state: JointState {
-                stamp: Instant::ZERO,
-                position_rad: JointVec::from_slice(&inputs.state).unwrap(),
-                velocity_rad_s: JointVec::zeros(inputs.state.len()),
-                effort_nm: None,
-            },
-            past: &[],
             instruction: self.instruction.unwrap_or(&inputs.instruction),
             anchor: Anchor { motion: MotionTime::from_nanos(self.number * 400_000_000), captured: Instant::ZERO },
+            ..observed(inputs)
         };
         let budget = Budget::unlimited(Instant::ZERO);
         let result = policy.infer(&observation, &Committed::none(Epoch(self.epoch)), budget, &mut chunk);

@@ -41,12 +41,10 @@ def open_bundle(bundle: Path) -> tuple[str, dict, Weights, Shape]:
         raise BlockError(f"{bundle}: [decoding] declares {DYNAMIC} already, of rows {policy['decoding']['rows']}")
     if policy["precision"] != "f32":
         raise BlockError(f"{bundle}: is of precision {policy['precision']}: add the graph to the f32 bundle and quantise that")
-    m = policy["model"]
     weights = Weights(bundle / WEIGHTS)
     if "layers.0.q" not in weights.values:
         raise BlockError(f"{bundle / WEIGHTS}: holds no layers.0.q: the decoder was not written by endplate-bundle, and its graphs cannot be written anew")
-    heads = weights.values["layers.0.q"].shape[1] // m["head_dim"]
-    return text, policy, weights, Shape(m["width"], m["layers"], heads, m["kv_heads"], m["head_dim"], m["visual_tokens"], m["prefix"], m["slab"], m["vocabulary"])
+    return text, policy, weights, Shape.of(policy, weights)
 
 
 def write_graph(bundle: Path, name: str, model: onnx.ModelProto) -> str:

@@ -31,8 +31,7 @@ def compared(bundle: Path, variants: int) -> tuple[np.ndarray, np.ndarray, np.nd
     """Tokens of the whole decoder [n], and of the head after layers 1..L-1 [n, L-1] with their confidences."""
     player = Player(bundle, keep_feeds=True)
     m, weights = player.spec["model"], Weights(bundle / WEIGHTS)
-    heads = weights.values["layers.0.q"].shape[1] // m["head_dim"]
-    shape = Shape(m["width"], m["layers"], heads, m["kv_heads"], m["head_dim"], m["visual_tokens"], m["prefix"], m["slab"], m["vocabulary"])
+    shape = Shape.of(player.spec, weights)
     sessions = []
     for layers in range(1, m["layers"]):
         path = bundle / f"exits-{layers}.onnx.tmp"

@@ -35,6 +35,13 @@ class Shape:
     slab: int
     vocabulary: int
 
+    @classmethod
+    def of(cls, policy: dict, weights: "Weights") -> "Shape":
+        """Of a bundle: the sizes of its ``policy.toml``, the heads from the width of its queries."""
+        m = policy["model"]
+        heads = weights.values["layers.0.q"].shape[1] // m["head_dim"]
+        return cls(m["width"], m["layers"], heads, m["kv_heads"], m["head_dim"], m["visual_tokens"], m["prefix"], m.get("slab", 0), m["vocabulary"])
+
 
 def weights_of(policy) -> dict[str, np.ndarray]:
     """Every tensor of the bundle, fp16, by its bundle name. Linear weights are [in, out]; ``embedding`` is [V, d].

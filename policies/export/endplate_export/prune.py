@@ -19,13 +19,11 @@ import sys
 import tomllib
 from pathlib import Path
 
-import onnx
 from onnx import ModelProto, TensorProto
 
-from .data import file_digest
+from .block import THRESHOLDS, write_graph
 from .graphs import WEIGHTS, Graph, Shape, Weights, _attended, _past, _Rotary, _swiglu
 
-THRESHOLDS = "thresholds.toml"
 FAMILIES = ("pi0_fast", "bins", "flow")
 
 
@@ -133,15 +131,12 @@ def split(bundle: Path, layer: int, keep: list[int], prefill_ms: list[float] | N
         prefill_ms = [round(whole_ms * (1 - share + share * (n + m["prefix"] - visual) / m["prefix"]), 3) for n in keep[1:]]
     if len(prefill_ms) != len(keep) - 1:
         raise PruneError(f"--prefill-ms: {len(prefill_ms)} costs for {len(keep) - 1} numbers of tokens")
-    heads = weights.values["layers.0.q"].shape[1] // m["head_dim"]
-    shape = Shape(m["width"], m["layers"], heads, m["kv_heads"], m["head_dim"], visual, m["prefix"], m.get("slab", 0), m["vocabulary"])
+    shape = Shape.of(policy, weights)
     logits = policy["family"] != "flow"
     models = {"prefill_a.onnx": first_part(weights, shape, layer, 0)}
     models |= {f"prefill_b{n}.onnx": second_part(weights, shape, layer, n, logits) for n in keep}
     models |= {f"prefill_c{n}.onnx": over_cache(weights, shape, n, logits) for n in keep[1:]}
-    for name, model in models.items():
-        (bundle / name).write_bytes(model.SerializeToString())
-        onnx.checker.check_model(str(bundle / name), full_check=True)
+    listed = [write_graph(bundle, name, model) for name, model in models.items()]
     lines = []
     # Thresholds are of the graphs they were fitted on.
     (bundle / THRESHOLDS).unlink(missing_ok=True)
@@ -150,7 +145,7 @@ def split(bundle: Path, layer: int, keep: list[int], prefill_ms: list[float] | N
             continue
         lines.append(line)
         if line.startswith('"prefill.onnx" = '):
-            lines += [f'"{name}" = "{file_digest(bundle / name)}"' for name in models]
+            lines += listed
     lines += ["", "[pruning]", f"layer = {layer}", f"grid = {math.isqrt(patches)}", f"keep = {keep}",
               f"prefill_ms = {[whole_ms, *prefill_ms]}", f'prefill = "{policy["files"]["prefill.onnx"]}"']
     (bundle / "policy.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -18,10 +18,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-import onnx
 from onnx import ModelProto, TensorProto
 
-from .data import file_digest
+from .block import write_graph
 from .graphs import WEIGHTS, Graph, Shape, Weights, _attention, _Rotary, _swiglu
 
 SHALLOW = "decode_a.onnx"
@@ -84,17 +83,14 @@ def add_split(bundle: Path, rows: int, split_ms: tuple[float, float, float]) -> 
     missing = {"exit_norm", "head"} - weights.values.keys()
     if missing:
         raise SplitError(f"{bundle}: {WEIGHTS} has no {', '.join(sorted(missing))}: the auxiliary head was not trained or not kept")
-    heads = weights.values["layers.0.q"].shape[1] // m["head_dim"]
-    shape = Shape(m["width"], m["layers"], heads, m["kv_heads"], m["head_dim"], m["visual_tokens"], m["prefix"], m["slab"], m["vocabulary"])
+    shape = Shape.of(policy, weights)
     shallow, deep = range(m["exit_layer"]), range(m["exit_layer"], m["layers"])
     models = {SHALLOW: half(weights, shape, shallow, 1)} | {f"decode_b_k{k}.onnx": half(weights, shape, deep, k) for k in (1, rows)}
-    for name, model in models.items():
-        (bundle / name).write_bytes(model.SerializeToString())
-        onnx.checker.check_model(str(bundle / name), full_check=True)
+    listed = [write_graph(bundle, name, model) for name, model in models.items()]
     lines = []
     for line in text.splitlines():
         if line.startswith(('"decode_k1.onnx" = ', '"decode.onnx" = ')):
-            lines += [f'"{name}" = "{file_digest(bundle / name)}"' for name in models]
+            lines += listed
         lines.append(line)
         if line.startswith("strategy = "):
             lines += [f"split = {rows}", f"split_ms = [{', '.join(repr(float(ms)) for ms in split_ms)}]"]
