@@ -4,7 +4,11 @@
 mod cli;
 
 use clap::{Parser, Subcommand};
+use endplate_runtime::realtime::LargePages;
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: LargePages = LargePages;
 
 /// The on-robot runtime for vision-language-action policies.
 ///

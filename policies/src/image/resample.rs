@@ -1,11 +1,19 @@
 //! Resampling of packed RGB, planes out, with the weights of a size worked out once.
 //!
-//! An output row is first blended from its source rows, then each output pixel from that blended row, in f32 throughout;
-//! the one rounding is the last. PIL's bicubic filter goes the other way and cuts to whole levels in between: it
+//! An output row is first blended from its source rows, then each output pixel from that blended row, in f32 or, where
+//! no weight is negative, in 256ths of a level; the one rounding to levels is the last. PIL's bicubic filter goes the other way and cuts to whole levels in between: it
 //! overshoots at edges, so where the cut comes is seen. Libraries that resample (`fast_image_resize` among them) work their weights out again,
 //! on the heap, at every call.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use super::Resize;
+
+use core::ops::Range;
+
+/// Values of a row that are weighed at once: two pixels and two lanes that weigh nothing.
+const LANES: usize = 8;
 
 /// The brightest level.
 const WHITE: f32 = 255.0;
@@ -30,6 +38,10 @@ struct Taps {
     count: usize,
     /// `[outputs, count]`.
     weights: Vec<f32>,
+    /// The same in 65536ths; empty where a weight is negative.
+    shares: Vec<u16>,
+    /// The same for two sources at a time, `[outputs, pairs]`: three lanes of the first, three of the second, two of 0.
+    doubled: Vec<[f32; LANES]>,
 }
 
 impl Taps {
@@ -54,12 +66,38 @@ impl Taps {
                 *into = *weight as f32;
             }
         }
-        Self { first, count, weights: all }
+        let is_positive = all.iter().all(|weight| *weight >= 0.0);
+        let shares = all.iter().filter(|_| is_positive).map(|weight| share(*weight)).collect();
+        let doubled = all.chunks_exact(count.max(1)).flat_map(|weights| weights.chunks(2).map(doubled)).collect();
+        Self { first, count, weights: all, shares, doubled }
     }
 
-    fn of(&self, output: usize) -> (usize, &[f32]) {
-        (self.first[output], &self.weights[output * self.count..(output + 1) * self.count])
+    /// The sources of an output.
+    fn sources(&self, output: usize) -> Range<usize> {
+        self.first[output]..self.first[output] + self.count
     }
+
+    /// Where an output's weights lie.
+    fn at(&self, output: usize) -> Range<usize> {
+        output * self.count..(output + 1) * self.count
+    }
+
+    /// Each output's first source and doubled weights.
+    #[inline(always)]
+    fn pairs(&self) -> impl Iterator<Item = (usize, &[[f32; LANES]])> {
+        self.first.iter().copied().zip(self.doubled.chunks_exact(self.count.div_ceil(2).max(1)))
+    }
+}
+
+/// A weight of 0..=1 in 65536ths; a whole one loses one of them.
+fn share(weight: f32) -> u16 {
+    (f64::from(weight) * 65536.0).round().min(f64::from(u16::MAX)) as u16
+}
+
+/// One or two weights, a lane for each channel.
+fn doubled(weights: &[f32]) -> [f32; LANES] {
+    let (first, second) = (weights[0], weights.get(1).copied().unwrap_or(0.0));
+    [first, first, first, second, second, second, 0.0, 0.0]
 }
 
 /// A filter of this half-width, made as wide as the sources an output covers (PIL's `precompute_coeffs`).
@@ -118,11 +156,9 @@ pub(super) struct Resampler {
     placement: Placement,
     columns: Taps,
     rows: Taps,
-    /// One blended row, `[w, 3]`.
+    /// One source or blended row, `[w, 3]`, and what the last lanes read past it.
     line: Vec<f32>,
-    /// The same with a lane to spare.
-    wide: Vec<[f32; 4]>,
-    /// One finished row, `[w]` of the target.
+    /// One finished row, `[w]` of the target; the fourth lane means nothing.
     done: Vec<[f32; 4]>,
     /// For the filter that goes across first: all source rows, `[h of the source, w of the target]`, in whole levels.
     across: Vec<[f32; 4]>,
@@ -141,8 +177,7 @@ impl Resampler {
             placement,
             columns: Taps::new(resize, from.0, placement.size.0),
             rows: Taps::new(resize, from.1, placement.size.1),
-            line: vec![0.0; from.0 * 3],
-            wide: vec![[0.0; 4]; from.0],
+            line: vec![0.0; from.0 * 3 + LANES],
             done: vec![[0.0; 4]; placement.size.0],
             across: vec![[0.0; 4]; if resize == Resize::BicubicAntialiased { from.1 * placement.size.0 } else { 0 }],
             has_avx2: has_avx2(),
@@ -169,72 +204,100 @@ impl Resampler {
         self.run_plain(pixels, planes);
     }
 
-    /// The same code, compiled for wider registers; additions keep their order, so results are the same.
+    /// The same sums in the same order, by AVX2.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn run_avx2(&mut self, pixels: &[u8], planes: &mut [f32]) {
-        self.run_plain(pixels, planes);
+        let blend = |rows: &[u8], shares: &[u16], line: &mut [f32], next: &[u8]| {
+            avx2::blend_shares(rows, shares, line, next);
+        };
+        self.run_with(pixels, planes, blend, |row, columns, done| avx2::gather(row, columns, done));
+    }
+
+    fn run_plain(&mut self, pixels: &[u8], planes: &mut [f32]) {
+        self.run_with(pixels, planes, blend_shares, gather);
     }
 
     #[inline(always)]
-    fn run_plain(&mut self, pixels: &[u8], planes: &mut [f32]) {
+    fn run_with(
+        &mut self,
+        pixels: &[u8],
+        planes: &mut [f32],
+        blend_shares: impl Fn(&[u8], &[u16], &mut [f32], &[u8]),
+        gather: impl Fn(&[f32], &Taps, &mut [[f32; 4]]),
+    ) {
         if self.resize == Resize::BicubicAntialiased {
-            self.across_first(pixels, planes);
+            self.across_first(pixels, planes, gather);
         } else {
-            self.down_first(pixels, planes);
+            self.down_first(pixels, planes, blend_shares, gather);
         }
     }
 
     /// Across, cut to whole levels, then down, as PIL does it.
     #[inline(always)]
-    fn across_first(&mut self, pixels: &[u8], planes: &mut [f32]) {
-        let Placement { size, corner, slot } = self.placement;
-        let plane = slot.0 * slot.1;
+    fn across_first(&mut self, pixels: &[u8], planes: &mut [f32], gather: impl Fn(&[f32], &Taps, &mut [[f32; 4]])) {
+        let Placement { size, .. } = self.placement;
         for (row, into) in pixels.chunks_exact(self.from.0 * 3).zip(self.across.chunks_exact_mut(size.0)) {
-            for (wide, &[red, green, blue]) in self.wide.iter_mut().zip(row.as_chunks().0) {
-                *wide = [f32::from(red), f32::from(green), f32::from(blue), 0.0];
+            for (value, byte) in self.line.iter_mut().zip(row) {
+                *value = f32::from(*byte);
             }
-            gather(&self.wide, &self.columns, into, whole_up);
+            gather(&self.line, &self.columns, into);
+            for value in into.as_flattened_mut() {
+                *value = whole_up(*value);
+            }
         }
         for y in 0..size.1 {
-            let (first, weights) = self.rows.of(y);
+            let weights = &self.rows.weights[self.rows.at(y)];
             self.done.fill([0.0; 4]);
-            for (row, weight) in self.across[first * size.0..].chunks_exact(size.0).zip(weights) {
+            for (row, weight) in self.across[self.rows.first[y] * size.0..].chunks_exact(size.0).zip(weights) {
                 for (sum, value) in self.done.as_flattened_mut().iter_mut().zip(row.as_flattened()) {
                     *sum += weight * value;
                 }
             }
-            let start = (corner.1 + y) * slot.0 + corner.0;
-            for (channel, values) in planes.chunks_exact_mut(plane).enumerate().take(3) {
-                for (value, done) in values[start..start + size.0].iter_mut().zip(&self.done) {
-                    *value = whole_up(done[channel]) / WHITE;
-                }
+            for value in self.done.as_flattened_mut() {
+                *value = whole_up(*value) / WHITE;
             }
+            self.write(y, planes);
         }
     }
 
     /// Down, then across, with one rounding.
     #[inline(always)]
-    fn down_first(&mut self, pixels: &[u8], planes: &mut [f32]) {
+    fn down_first(
+        &mut self,
+        pixels: &[u8],
+        planes: &mut [f32],
+        blend_shares: impl Fn(&[u8], &[u16], &mut [f32], &[u8]),
+        gather: impl Fn(&[f32], &Taps, &mut [[f32; 4]]),
+    ) {
+        let (height, stride) = (self.placement.size.1, self.from.0 * 3);
+        let rows = |sources: Range<usize>| &pixels[sources.start * stride..sources.end * stride];
+        for y in 0..height {
+            let (sources, weights) = (self.rows.sources(y), self.rows.at(y));
+            let next = if y + 1 < height { rows(sources.end..self.rows.sources(y + 1).end) } else { &[] };
+            let line = &mut self.line[..stride];
+            if self.rows.shares.is_empty() {
+                touch(next);
+                blend(rows(sources), &self.rows.weights[weights], line);
+            } else {
+                blend_shares(rows(sources), &self.rows.shares[weights], line, next);
+            }
+            gather(&self.line, &self.columns, &mut self.done);
+            for value in self.done.as_flattened_mut() {
+                *value = level(*value);
+            }
+            self.write(y, planes);
+        }
+    }
+
+    /// Writes the finished row into the planes.
+    #[inline(always)]
+    fn write(&self, y: usize, planes: &mut [f32]) {
         let Placement { size, corner, slot } = self.placement;
-        let (plane, stride) = (slot.0 * slot.1, self.from.0 * 3);
-        for y in 0..size.1 {
-            let (first, weights) = self.rows.of(y);
-            let known = (first + weights.len()) * stride;
-            if y + 1 < size.1 {
-                let (next, weights) = self.rows.of(y + 1);
-                touch(&pixels[known..(next + weights.len()) * stride]);
-            }
-            blend(&pixels[first * stride..(first + weights.len()) * stride], weights, &mut self.line);
-            for (wide, &[red, green, blue]) in self.wide.iter_mut().zip(self.line.as_chunks().0) {
-                *wide = [red, green, blue, 0.0];
-            }
-            gather(&self.wide, &self.columns, &mut self.done, level);
-            let start = (corner.1 + y) * slot.0 + corner.0;
-            for (channel, values) in planes.chunks_exact_mut(plane).enumerate().take(3) {
-                for (value, done) in values[start..start + size.0].iter_mut().zip(&self.done) {
-                    *value = done[channel];
-                }
+        let start = (corner.1 + y) * slot.0 + corner.0;
+        for (channel, values) in planes.chunks_exact_mut(slot.0 * slot.1).enumerate().take(3) {
+            for (value, done) in values[start..start + size.0].iter_mut().zip(&self.done) {
+                *value = done[channel];
             }
         }
     }
@@ -289,16 +352,53 @@ fn blend(rows: &[u8], weights: &[f32], line: &mut [f32]) {
     }
 }
 
-/// Weighted sums of pixels, rounded to levels and brought to 0..1.
+/// As [`blend`], each product cut to 256ths of a level: off the true sum by at most a tenth of a level for ten rows.
+/// `next` is what the row after this one reads and this one does not.
+fn blend_shares(rows: &[u8], shares: &[u16], line: &mut [f32], next: &[u8]) {
+    touch(next);
+    blend_shares_from(0, rows, shares, line);
+}
+
+/// From this value of the line on.
 #[inline(always)]
-fn gather(pixels: &[[f32; 4]], columns: &Taps, done: &mut [[f32; 4]], level: impl Fn(f32) -> f32 + Copy) {
-    let taps = columns.first.iter().zip(columns.weights.chunks_exact(columns.count));
-    for (done, (first, weights)) in done.iter_mut().zip(taps) {
-        let mut sum = [0.0f32; 4];
-        for (pixel, weight) in pixels[*first..].iter().zip(weights) {
-            sum = std::array::from_fn(|lane| sum[lane] + weight * pixel[lane]);
+fn blend_shares_from(from: usize, rows: &[u8], shares: &[u16], line: &mut [f32]) {
+    const BLOCK: usize = 32;
+    let stride = line.len();
+    let mut at = from;
+    for block in line[from..].chunks_mut(BLOCK) {
+        let mut sum = [half_of(shares); BLOCK];
+        for (row, share) in rows.chunks_exact(stride).zip(shares) {
+            for (sum, byte) in sum.iter_mut().zip(&row[at..at + block.len()]) {
+                *sum += ((u32::from(*byte) << 8) * u32::from(*share)) >> 16;
+            }
         }
-        *done = sum.map(level);
+        for (value, sum) in block.iter_mut().zip(sum) {
+            *value = sum as f32 * SHARE_LEVELS;
+        }
+        at += block.len();
+    }
+}
+
+/// A 256th, in levels.
+const SHARE_LEVELS: f32 = 1.0 / 256.0;
+
+/// What cutting takes from a sum in the mean, 256ths of a level.
+#[inline(always)]
+fn half_of(shares: &[u16]) -> u32 {
+    shares.len() as u32 / 2
+}
+
+/// Weighted sums of the pixels of a row, two at a time.
+fn gather(row: &[f32], columns: &Taps, done: &mut [[f32; 4]]) {
+    for (done, (first, weights)) in done.iter_mut().zip(columns.pairs()) {
+        let mut sum = [0.0f32; LANES];
+        let mut rest = &row[first * 3..];
+        for weight in weights {
+            let Some(values) = rest.first_chunk::<LANES>() else { break };
+            sum = std::array::from_fn(|lane| sum[lane] + weight[lane] * values[lane]);
+            rest = &rest[6..];
+        }
+        *done = [sum[0] + sum[3], sum[1] + sum[4], sum[2] + sum[5], sum[3] + sum[6]];
     }
 }
 
@@ -355,9 +455,14 @@ mod tests {
             for (from, to) in [(640, 96), (480, 224), (7, 32), (5, 5), (1, 9), (9, 1), (2, 3)] {
                 let taps = Taps::new(resize, from, to);
                 for output in 0..to {
-                    let (first, weights) = taps.of(output);
-                    assert!(first + weights.len() <= from, "{resize:?} {from} -> {to}, {output}");
+                    let weights = &taps.weights[taps.at(output)];
+                    assert!(taps.sources(output).end <= from, "{resize:?} {from} -> {to}, {output}");
                     assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{resize:?} {from} -> {to}, {output}");
+                    // White stays white within what a sum is cut by, and no sum passes 16 bits.
+                    let shares = taps.shares.get(taps.at(output)).unwrap_or_default();
+                    let white: u32 = shares.iter().map(|share| (WHITE as u32 * 256 * u32::from(*share)) >> 16).sum();
+                    let sum = half_of(shares) + white;
+                    assert!(shares.is_empty() || (65_270..=65_535).contains(&sum), "{resize:?} {from} -> {to}: {sum}");
                 }
             }
         }

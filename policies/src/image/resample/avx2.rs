@@ -1,0 +1,86 @@
+//! The two sums of a resampling by AVX2: the same operations in the same order as the plain ones, so the same bits.
+//! Compilers do not find them: products of which the upper half is kept, and two pixels of three channels in eight lanes.
+
+use super::{LANES, SHARE_LEVELS, Taps, blend_shares_from, half_of};
+use core::arch::x86_64::*;
+
+/// Values blended at once.
+const BLOCK: usize = 64;
+/// Bytes fetched at once.
+const CACHE_LINE: usize = 64;
+
+/// [`super::blend_shares`]; what the next row reads is fetched meanwhile, some lines a block, in order: a frame lies in
+/// memory or in another core's caches, and a blend over several rows asks for its lines in an order that is not fetched
+/// ahead.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn blend_shares(rows: &[u8], shares: &[u16], line: &mut [f32], next: &[u8]) {
+    let stride = line.len();
+    let whole = stride - stride % BLOCK;
+    let (zero, scale) = (_mm256_setzero_si256(), _mm256_set1_ps(SHARE_LEVELS));
+    let half = _mm256_set1_epi16(half_of(shares) as i16);
+    let mut ahead = next.chunks(CACHE_LINE);
+    let lines_a_block = ahead.len().div_ceil((stride / BLOCK).max(1));
+    for at in (0..whole).step_by(BLOCK) {
+        for line in ahead.by_ref().take(lines_a_block) {
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+        let mut sums = [half; 4];
+        for (row, share) in rows.chunks_exact(stride).zip(shares) {
+            let (low, high) = row[at..at + BLOCK].split_at(BLOCK / 2);
+            // SAFETY: each half is 32 bytes long.
+            let (low, high) =
+                unsafe { (_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(high.as_ptr().cast())) };
+            let share = _mm256_set1_epi16(share.cast_signed());
+            // A byte above a zero byte: 256 times its value.
+            let parts = [
+                _mm256_unpacklo_epi8(zero, low),
+                _mm256_unpackhi_epi8(zero, low),
+                _mm256_unpacklo_epi8(zero, high),
+                _mm256_unpackhi_epi8(zero, high),
+            ];
+            for (sum, part) in sums.iter_mut().zip(parts) {
+                *sum = _mm256_add_epi16(*sum, _mm256_mulhi_epu16(part, share));
+            }
+        }
+        // Unpacking goes by halves of a register: values 0..8 and 16..24 in the first, 8..16 and 24..32 in the second.
+        let [a, b, c, d] = sums;
+        let eights = [
+            _mm256_castsi256_si128(a),
+            _mm256_castsi256_si128(b),
+            _mm256_extracti128_si256::<1>(a),
+            _mm256_extracti128_si256::<1>(b),
+            _mm256_castsi256_si128(c),
+            _mm256_castsi256_si128(d),
+            _mm256_extracti128_si256::<1>(c),
+            _mm256_extracti128_si256::<1>(d),
+        ];
+        for (eight, into) in eights.into_iter().zip(line[at..at + BLOCK].as_chunks_mut::<LANES>().0) {
+            let values = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(eight)), scale);
+            // SAFETY: `into` holds eight values.
+            unsafe { _mm256_storeu_ps(into.as_mut_ptr(), values) };
+        }
+    }
+    blend_shares_from(whole, rows, shares, line);
+}
+
+/// [`super::gather`].
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn gather(row: &[f32], columns: &Taps, done: &mut [[f32; 4]]) {
+    for (done, (first, weights)) in done.iter_mut().zip(columns.pairs()) {
+        let read = &row[first * 3..][..weights.len() * 6 + LANES - 6];
+        let mut at = read.as_ptr();
+        let mut sum = _mm256_setzero_ps();
+        for weight in weights {
+            // SAFETY: pair `i` reads eight values from `6 i` on, and `read` is `6 n + 2` long.
+            let (weight, values) = unsafe { (_mm256_loadu_ps(weight.as_ptr()), _mm256_loadu_ps(at)) };
+            sum = _mm256_add_ps(sum, _mm256_mul_ps(weight, values));
+            at = at.wrapping_add(6);
+        }
+        let (low, high) = (_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
+        let second = _mm_alignr_epi8::<12>(_mm_castps_si128(high), _mm_castps_si128(low));
+        // SAFETY: `done` holds four values.
+        unsafe { _mm_storeu_ps(done.as_mut_ptr(), _mm_add_ps(low, _mm_castsi128_ps(second))) };
+    }
+}
