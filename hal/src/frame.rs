@@ -100,4 +100,8 @@ pub trait Camera: Send {
     /// # Real-time
     /// Does not allocate when the buffer has the right size; may block for a driver's lock.
     fn capture(&mut self, now: Instant, frame: &mut Frame) -> Result<bool, CameraError>;
+
+    /// Fills in the pixels of a frame that this camera handed out, before someone looks at them: for a camera that puts
+    /// that off, as a simulated one does whose images nobody sees. Every other has nothing to do.
+    fn develop(&mut self, _frame: &mut Frame) {}
 }

@@ -88,6 +88,8 @@ pub struct CameraLoop {
     frames: Writer<Frame>,
     health: Arc<AtomicHealth>,
     last_sequence: u64,
+    /// Sequence number of the frame developed last.
+    developed: u64,
     counts: CameraCounts,
 }
 
@@ -139,6 +141,7 @@ pub fn camera_loops(cameras: Vec<Box<dyn Camera>>, black: bool) -> (Vec<CameraLo
                 frames: writer,
                 health,
                 last_sequence: 0,
+                developed: 0,
                 counts: CameraCounts::default(),
             }
         })
@@ -172,6 +175,14 @@ impl CameraLoop {
         }
     }
 
+    /// Fills in the pixels of a frame of this camera, where it puts that off.
+    fn develop(&mut self, frame: &mut Frame) {
+        if frame.sequence != self.developed {
+            self.developed = frame.sequence;
+            self.camera.develop(frame);
+        }
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> CameraCounts {
         self.counts
@@ -198,6 +209,14 @@ impl CameraBank {
                     frame.data.fill(0);
                 }
             }
+        }
+        &self.frames
+    }
+
+    /// Fills in the pixels of the frames taken over, where a camera puts that off; `cameras` are this bank's.
+    pub fn develop(&mut self, cameras: &mut [CameraLoop]) -> &[Frame] {
+        for (frame, camera) in self.frames.iter_mut().zip(cameras).filter(|_| !self.black) {
+            camera.develop(frame);
         }
         &self.frames
     }

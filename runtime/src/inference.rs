@@ -255,6 +255,11 @@ impl InferenceLoop {
         }
     }
 
+    /// Whether the next step looks at its frames.
+    pub fn looks(&self, snapshot: &ControlSnapshot) -> bool {
+        snapshot.epoch == self.epoch && (snapshot.wants_chunk || self.history.is_kept())
+    }
+
     /// Keeps what is seen now, for a policy that will read it as the past.
     fn look(&mut self, now: Instant, snapshot: &ControlSnapshot, frames: &[Frame]) {
         if !self.history.is_kept() || frames.iter().any(|frame| frame.sequence == 0 || frame.captured > now) {

@@ -8,6 +8,7 @@ use endplate_hal::{
     SafetyFilter, robots,
 };
 use endplate_sim::fault::{Fault, FaultPlan};
+use endplate_sim::look::Look;
 use endplate_sim::model::{JOINT_NAMES, JOINTS, Model};
 use endplate_sim::robot::{SimArm, SimCamera, SimError, SimOptions, SimRobot};
 use endplate_sim::scene::Scene;
@@ -127,6 +128,48 @@ fn two_runs_are_equal_bit_for_bit_even_after_another_episode() {
     let first = run(false);
     assert_eq!(first, run(false));
     assert_eq!(first, run(true));
+}
+
+#[test]
+fn images_drawn_on_demand_are_those_drawn_when_taken() {
+    let faults = ["camera_freeze:wrist@0.5+0.4", "camera_duplicate:overhead@0.3+0.5", "camera_drop:wrist@1.1+0.1"];
+    let model = Arc::new(Model::so101_like().unwrap());
+    let robot = |draws_on_demand| {
+        let options = SimOptions { draws_on_demand, ..options(&faults) };
+        SimRobot::new(Arc::clone(&model), &Scene::sample(7), options, START).unwrap()
+    };
+    let (taken, asked) = (robot(false), robot(true));
+    let (mut drawn, mut at_once, mut put_off) = (taken.cameras(), asked.cameras(), asked.cameras_that_put_off());
+    let mut frames = [(); 3].map(|()| [Frame::new(96, 96), Frame::new(96, 96)]);
+    let (mut looked, mut repeated) = (0, 0);
+    for tick in 0..150 {
+        let now = at_ms(tick * 10);
+        if tick == 75 {
+            // Light and colours change; what was taken before keeps its own.
+            for robot in [&taken, &asked] {
+                robot.set_look(Look::sample(3, 2));
+                robot.latch_goal(1, 0.4);
+            }
+        }
+        taken.advance_to(now);
+        asked.advance_to(now);
+        for index in 0..2 {
+            let [a, b, c] = frames.each_mut().map(|frames| &mut frames[index]);
+            let before = a.sequence;
+            let news = drawn[index].capture(now, a).unwrap();
+            assert_eq!(at_once[index].capture(now, b), Ok(news));
+            assert_eq!(put_off[index].capture(now, c), Ok(news));
+            repeated += u32::from(news && before == a.sequence);
+            assert_eq!(a, b);
+            // Looked at seldom, and some time after it was taken.
+            if tick % 7 == 0 {
+                put_off[index].develop(c);
+                assert_eq!(a, c, "camera {index} at {tick}");
+                looked += u32::from(a.sequence > 0);
+            }
+        }
+    }
+    assert!(looked > 30 && repeated > 10, "{looked} looked at, {repeated} handed out again");
 }
 
 #[test]

@@ -44,6 +44,7 @@ impl Camera for FrozenGuard {
         if !self.camera.capture(now, &mut self.scratch)? {
             return Ok(false);
         }
+        self.camera.develop(&mut self.scratch);
         let digest = digest(&self.scratch.data);
         self.equal = if digest == self.digest { self.equal.saturating_add(1) } else { 0 };
         self.digest = digest;

@@ -369,12 +369,14 @@ impl<'a> Bench<'a> {
         let spec = with_cameras_of(bundle, robot);
         let mut options = SimOptions::from_spec(&spec);
         options.faults = Arc::clone(&body_faults);
+        let on_real_clock = arguments.realtime || arguments.episodes.is_none();
+        options.draws_on_demand = !on_real_clock;
         let model = Arc::new(Model::so101_like().map_err(CliError::failed)?);
         let world = SimRobot::new(model, &Scene::sample(arguments.seed.0), options, START).map_err(CliError::input)?;
-        let boxed: Vec<Box<dyn Camera>> = world.cameras().into_iter().map(|camera| Box::new(camera) as _).collect();
+        let cameras = if on_real_clock { world.cameras() } else { world.cameras_that_put_off() };
+        let boxed: Vec<Box<dyn Camera>> = cameras.into_iter().map(|camera| Box::new(camera) as _).collect();
         let (cameras, bank, watch) = camera_loops(boxed, arguments.images == Images::Black);
         let clock = Arc::new(MonotonicClock::new());
-        let on_real_clock = arguments.realtime || arguments.episodes.is_none();
         let (arms, buses) = Buses::open(&spec, &world, &clock, on_real_clock)?;
         let (mut control, inference) = loops(arguments, &spec, bundle, policy, arms)?;
         let (producer, events) = rtrb::RingBuffer::new(EVENT_ROOM);

@@ -132,7 +132,13 @@ pub fn run(
             parts.control.snapshot(now, &mut snapshot);
             parts.inference.inject(parts.faults.output(since));
             let wall = std::time::Instant::now();
-            let outcome = parts.inference.step(now, &snapshot, parts.bank.refresh(), None);
+            let frames = if parts.inference.looks(&snapshot) {
+                parts.bank.refresh();
+                parts.bank.develop(parts.cameras)
+            } else {
+                parts.bank.refresh()
+            };
+            let outcome = parts.inference.step(now, &snapshot, frames, None);
             if outcome != StepOutcome::Idle {
                 let answered = matches!(outcome, StepOutcome::Answered(_));
                 // An observation that is refused costs nothing; an answer that is refused has been thought of.

@@ -8,8 +8,11 @@ use endplate_hal::{
 
 use super::{CLOCK_STEP, Shared, lock};
 use crate::fault::FaultKind;
+use crate::look::Look;
 use crate::model::JOINTS;
+use crate::model::Model;
 use crate::physics::{ENCODER_COUNTS, quantise_rad};
+use crate::raster::{BodyPose, Renderer, View};
 
 /// How far a `state_jump` is off, and at which joint.
 pub(super) const JUMP: (usize, f64) = (2, 0.8);
@@ -26,6 +29,15 @@ pub(super) struct ArmPort {
 pub(super) struct Delivery {
     pub(super) number: u64,
     pub(super) frame: Frame,
+    /// What an image shows that is drawn when it is asked for; `None` where `frame` has its pixels.
+    pub(super) negative: Option<Negative>,
+}
+
+/// What an image shows, not drawn yet.
+#[derive(Clone)]
+pub(super) struct Negative {
+    pub(super) poses: Vec<BodyPose>,
+    pub(super) look: Arc<Look>,
 }
 
 /// What a camera's driver holds: the last deliveries.
@@ -38,11 +50,11 @@ pub(super) struct CameraPort {
 }
 
 impl CameraPort {
-    pub(super) fn deliver(&mut self, fill: impl FnOnce(&mut Frame)) {
+    pub(super) fn deliver(&mut self, fill: impl FnOnce(&mut Delivery)) {
         self.delivered += 1;
         let slot = (self.delivered % self.ring.len() as u64) as usize;
         self.ring[slot].number = self.delivered;
-        fill(&mut self.ring[slot].frame);
+        fill(&mut self.ring[slot]);
     }
 
     /// Delivers the last image again; false when there is none.
@@ -62,6 +74,7 @@ impl CameraPort {
         self.delivered += 1;
         to.number = self.delivered;
         to.frame.copy_from(&from.frame);
+        to.negative.clone_from(&from.negative);
         alter(&mut to.frame);
         true
     }
@@ -158,6 +171,27 @@ pub struct SimCamera {
     pub(super) index: usize,
     /// Number of the last delivery handed out.
     pub(super) delivered: u64,
+    pub(super) darkroom: Darkroom,
+    /// Whether pixels wait for [`Camera::develop`].
+    pub(super) puts_off: bool,
+}
+
+/// Where images are drawn that were not when they were taken.
+pub(super) struct Darkroom {
+    pub(super) model: Arc<Model>,
+    /// The camera's index in the model.
+    pub(super) camera: usize,
+    pub(super) renderer: Renderer,
+    pub(super) negative: Negative,
+}
+
+impl Darkroom {
+    /// Draws what an image shows, `[h, w, 3]`.
+    pub(super) fn draw(&mut self, image: &mut [u8]) {
+        let Self { model, camera, renderer, negative: Negative { poses, look } } = self;
+        let view = View::new(&model.cameras[*camera], *camera, poses, look, renderer.size());
+        renderer.render(&model.triangles, poses, view, look, image);
+    }
 }
 
 impl Camera for SimCamera {
@@ -188,8 +222,27 @@ impl Camera for SimCamera {
         if newest.number == self.delivered && newest.frame.sequence == frame.sequence {
             return Ok(false);
         }
-        frame.copy_from(&newest.frame);
         self.delivered = newest.number;
+        if newest.negative.is_none() {
+            frame.copy_from(&newest.frame);
+            return Ok(true);
+        }
+        let Frame { captured, available, sequence, .. } = newest.frame;
+        drop(port);
+        (frame.captured, frame.available, frame.sequence) = (captured, available, sequence);
+        if !self.puts_off {
+            self.develop(frame);
+        }
         Ok(true)
+    }
+
+    fn develop(&mut self, frame: &mut Frame) {
+        {
+            let port = lock(&self.shared.cameras[self.index].1);
+            let shown = port.ring.iter().find(|delivery| delivery.frame.sequence == frame.sequence);
+            let Some(negative) = shown.and_then(|delivery| delivery.negative.as_ref()) else { return };
+            self.darkroom.negative.clone_from(negative);
+        }
+        self.darkroom.draw(&mut frame.data);
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use endplate_hal::{Frame, Instant, JointState, JointVec, Pacing, RobotSpec};
 
-use devices::{ArmPort, CameraPort, Delivery};
+use devices::{ArmPort, CameraPort, Darkroom, Delivery, Negative};
 pub use devices::{SimArm, SimCamera};
 
 use crate::fault::{FaultKind, FaultPlan};
@@ -24,7 +24,7 @@ use crate::look::Look;
 use crate::model::{CUBES, JOINTS, Model, ModelError};
 use crate::moving::CubeMotion;
 use crate::physics::{CubePose, ENCODER_COUNTS, Physics, STEP, quantise_rad};
-use crate::raster::{BodyPose, Renderer, View};
+use crate::raster::Renderer;
 use crate::scene::Scene;
 
 /// How far a `camera_future_stamp` reaches.
@@ -60,6 +60,9 @@ pub struct SimOptions {
     pub faults: Arc<FaultPlan>,
     /// The cycle of the arm's own electronics, where they set the pace of the control loop.
     pub cycle: Option<Duration>,
+    /// Images are drawn when they are asked for, not when they are taken: the same pixels, and no work for those that
+    /// nobody asks for. Who asks then waits for the drawing.
+    pub draws_on_demand: bool,
 }
 
 impl SimOptions {
@@ -79,7 +82,7 @@ impl SimOptions {
             })
             .collect();
         let cycle = (spec.control.pacing == Pacing::Hardware).then_some(spec.control.period);
-        Self { cameras, look: Look::default(), faults: Arc::default(), cycle }
+        Self { cameras, look: Look::default(), faults: Arc::default(), cycle, draws_on_demand: false }
     }
 }
 
@@ -110,9 +113,7 @@ pub enum SimError {
 /// A camera as the world runs it.
 struct Shutter {
     options: SimCameraOptions,
-    /// Index in the model.
-    camera: usize,
-    renderer: Renderer,
+    darkroom: Darkroom,
     image: Vec<u8>,
     /// Captures since the start of the episode.
     captures: u64,
@@ -132,9 +133,9 @@ struct Engine {
     physics: Physics,
     origin: Instant,
     shutters: Vec<Shutter>,
-    look: Look,
+    look: Arc<Look>,
     motion: Option<CubeMotion>,
-    poses: Vec<BodyPose>,
+    draws_on_demand: bool,
 }
 
 struct Shared {
@@ -162,7 +163,8 @@ impl SimRobot {
     /// # Errors
     /// [`SimError`] for a camera the model lacks, a rate out of range, or a fault on an unknown camera.
     pub fn new(model: Arc<Model>, scene: &Scene, options: SimOptions, now: Instant) -> Result<Self, SimError> {
-        let SimOptions { cameras, look, faults, cycle } = options;
+        let SimOptions { cameras, look, faults, cycle, draws_on_demand } = options;
+        let look = Arc::new(look);
         let known = || cameras.iter().map(|camera| camera.name.clone()).collect::<Vec<_>>();
         for fault in faults.faults() {
             if fault.camera.as_ref().is_some_and(|camera| !known().contains(camera)) {
@@ -178,11 +180,16 @@ impl SimRobot {
             let (width, height) = (options.width, options.height);
             // Room for every image under way through the lag, the newest available one and the next.
             let room = (options.lag.as_secs_f64() * options.rate_hz).ceil() as usize + 3;
-            let ring = (0..room).map(|_| Delivery { number: 0, frame: Frame::new(width, height) }).collect();
+            let empty = || Delivery { number: 0, frame: Frame::new(width, height), negative: None };
+            let ring = (0..room).map(|_| empty()).collect();
             ports.push((options.clone(), Mutex::new(CameraPort { ring, delivered: 0, first: 1 })));
             shutters.push(Shutter {
-                camera: model.camera_index(&options.name)?,
-                renderer: Renderer::new(width, height),
+                darkroom: Darkroom {
+                    camera: model.camera_index(&options.name)?,
+                    model: Arc::clone(&model),
+                    renderer: Renderer::new(width, height),
+                    negative: Negative { poses: Vec::new(), look: Arc::clone(&look) },
+                },
                 image: vec![0; width as usize * height as usize * 3],
                 options,
                 captures: 0,
@@ -192,7 +199,7 @@ impl SimRobot {
         }
         let physics = Physics::new(model, scene);
         let arm = ArmPort { origin: now, state: sample(&physics, now), goal_rad: physics.goal(), torque_on: true };
-        let engine = Engine { physics, origin: now, shutters, look, motion: None, poses: Vec::new() };
+        let engine = Engine { physics, origin: now, shutters, look, motion: None, draws_on_demand };
         Ok(Self {
             shared: Arc::new(Shared {
                 engine: Mutex::new(engine),
@@ -225,7 +232,7 @@ impl SimRobot {
 
     /// Changes light, colours and camera displacement from the next image on.
     pub fn set_look(&self, look: Look) {
-        lock(&self.shared.engine).look = look;
+        lock(&self.shared.engine).look = Arc::new(look);
     }
 
     /// Lets a cube move in the present episode; its times count from the episode's start.
@@ -259,7 +266,7 @@ impl SimRobot {
 
     /// Takes the pictures that are due at the world's present.
     fn expose(&self, engine: &mut Engine) {
-        let Engine { physics, origin, shutters, look, poses, .. } = engine;
+        let Engine { physics, origin, shutters, look, draws_on_demand, .. } = engine;
         let elapsed = physics.time();
         let now = origin.saturating_add(elapsed);
         for (shutter, (_, port)) in shutters.iter_mut().zip(&self.shared.cameras) {
@@ -293,14 +300,20 @@ impl SimRobot {
                 continue;
             }
             shutter.sequence += 1;
-            physics.body_poses(poses);
-            let model = physics.model();
-            let mounted = &model.cameras[shutter.camera];
-            let view = View::new(mounted, shutter.camera, poses, look, shutter.renderer.size());
-            shutter.renderer.render(&model.triangles, poses, view, look, &mut shutter.image);
+            let negative = &mut shutter.darkroom.negative;
+            physics.body_poses(&mut negative.poses);
+            negative.look = Arc::clone(look);
+            if !*draws_on_demand {
+                shutter.darkroom.draw(&mut shutter.image);
+            }
             // The port is held for the copy of one image only.
-            lock(port).deliver(|frame| {
-                frame.data.copy_from_slice(&shutter.image);
+            lock(port).deliver(|Delivery { frame, negative, .. }| {
+                if *draws_on_demand {
+                    let kept = negative.get_or_insert_with(|| shutter.darkroom.negative.clone());
+                    kept.clone_from(&shutter.darkroom.negative);
+                } else {
+                    frame.data.copy_from_slice(&shutter.image);
+                }
                 (frame.captured, frame.available) = (stamp, available);
                 frame.sequence = shutter.sequence;
             });
@@ -312,10 +325,30 @@ impl SimRobot {
         SimArm { shared: Arc::clone(&self.shared) }
     }
 
-    /// The cameras in the order of the options.
+    /// The cameras in the order of the options; a frame has its pixels when it is captured.
     pub fn cameras(&self) -> Vec<SimCamera> {
-        let camera = |index| SimCamera { shared: Arc::clone(&self.shared), index, delivered: 0 };
-        (0..self.shared.cameras.len()).map(camera).collect()
+        self.cameras_that(false)
+    }
+
+    /// As [`cameras`](Self::cameras), but where the robot [draws on demand](SimOptions::draws_on_demand), a frame has
+    /// its pixels when it is [developed](endplate_hal::Camera::develop).
+    pub fn cameras_that_put_off(&self) -> Vec<SimCamera> {
+        self.cameras_that(true)
+    }
+
+    fn cameras_that(&self, puts_off: bool) -> Vec<SimCamera> {
+        let engine = lock(&self.shared.engine);
+        let camera = |(index, shutter): (usize, &Shutter)| {
+            let Darkroom { model, camera, negative, .. } = &shutter.darkroom;
+            let darkroom = Darkroom {
+                model: Arc::clone(model),
+                camera: *camera,
+                renderer: Renderer::new(shutter.options.width, shutter.options.height),
+                negative: negative.clone(),
+            };
+            SimCamera { shared: Arc::clone(&self.shared), index, delivered: 0, darkroom, puts_off }
+        };
+        engine.shutters.iter().enumerate().map(camera).collect()
     }
 
     /// The cubes as they stand, for a judge; no policy sees this.
