@@ -281,6 +281,17 @@ fn a_trajectory_controller_does_the_main_job() {
 
 #[test]
 #[ignore = "real time"]
+fn controllers_of_velocities_do_the_main_job() {
+    for (of_run, of_sim) in [("forward_velocity", "forward-velocity"), ("joint_jog", "joint-jog")] {
+        let observer = Observer::new(Hashes::Rihs01);
+        let successes = episodes(&observer, 4, &["--controller", of_sim], &["--controller", of_run]);
+        println!("{of_run}: {successes} of 4");
+        assert!(successes >= 1);
+    }
+}
+
+#[test]
+#[ignore = "real time"]
 fn compressed_images_do_the_main_job() {
     let observer = Observer::new(Hashes::Rihs01);
     let successes = episodes(&observer, 4, &["--compressed-only"], &["--compressed"]);

@@ -132,7 +132,7 @@ fn two_runs_are_equal_bit_for_bit_even_after_another_episode() {
 
 #[test]
 fn images_drawn_on_demand_are_those_drawn_when_taken() {
-    let faults = ["camera_freeze:wrist@0.5+0.4", "camera_duplicate:overhead@0.3+0.5", "camera_drop:wrist@1.1+0.1"];
+    let faults = ["camera_freeze:wrist@0.5+0.4", "camera_duplicate:front@0.3+0.5", "camera_drop:wrist@1.1+0.1"];
     let model = Arc::new(Model::so101_like().unwrap());
     let robot = |draws_on_demand| {
         let options = SimOptions { draws_on_demand, ..options(&faults) };

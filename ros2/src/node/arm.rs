@@ -25,6 +25,8 @@ const POLL: Duration = Duration::from_micros(500);
 pub struct TopicArmOptions {
     /// `[D]` names in the order of the robot description.
     pub joints: Vec<String>,
+    /// `[D]` velocity limits, rad/s.
+    pub limits_rad_s: Vec<f64>,
     /// Where joint states come from, usually `/joint_states`.
     pub state_topic: String,
     /// The controller.
@@ -107,6 +109,8 @@ struct Shared {
     lost: Mutex<Option<Lost>>,
     /// Arrival of the newest joint state, ns.
     heard: AtomicU64,
+    /// Where it has the joints; for the wire thread.
+    measured_rad: Mutex<Option<JointVec>>,
     /// An explicit stop, holding this pose, is to be sent.
     stop: Mutex<Option<Vec<f64>>>,
     ending: AtomicBool,
@@ -166,6 +170,7 @@ impl TopicArm {
             open: AtomicBool::new(false),
             lost: Mutex::default(),
             heard: AtomicU64::new(0),
+            measured_rad: Mutex::default(),
             stop: Mutex::default(),
             ending: AtomicBool::new(false),
         });
@@ -197,6 +202,7 @@ impl TopicArm {
                     if gap > lost_after {
                         of_states.lose(Lost::Silent(gap));
                     }
+                    *lock(&of_states.measured_rad) = Some(state.position_rad);
                     // A full ring means that nobody reads: the state goes stale by itself.
                     let _ = producer.push(state);
                 }
@@ -214,7 +220,7 @@ impl TopicArm {
             shared: Arc::clone(&shared),
             clock,
             lost_after,
-            form: OutputForm::new(options.output, options.joints, order, options.period),
+            form: OutputForm::new(options.output, options.joints, options.limits_rad_s, order, options.period),
             publisher,
             time: options.time,
         };
@@ -408,7 +414,9 @@ impl Wire {
         if !self.shared.open.load(Ordering::Acquire) || self.clock.now() > command.valid_until() {
             return count(&counters.expired, 1);
         }
-        let sent = self.form.command(command, self.time.now()).is_ok_and(|bytes| self.publisher.publish(bytes).is_ok());
+        let measured = *lock(&self.shared.measured_rad);
+        let bytes = self.form.command(command, measured.as_deref(), self.time.now());
+        let sent = bytes.is_ok_and(|bytes| self.publisher.publish(bytes).is_ok());
         count(if sent { &counters.sent } else { &counters.failed }, 1);
     }
 }

@@ -259,6 +259,7 @@ pub fn an_arm_over_topics_reads_by_name_commands_only_when_open_and_closes_when_
     let clock = Arc::new(MonotonicClock::new());
     let options = TopicArmOptions {
         joints: vec!["pan".into(), "lift".into()],
+        limits_rad_s: vec![2.0, 2.0],
         state_topic: "/joint_states".into(),
         output: OutputKind::ForwardPosition,
         command_topic: "/position_controller/commands".into(),

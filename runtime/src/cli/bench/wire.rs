@@ -223,6 +223,7 @@ impl Node {
         let transport = network.policy()?;
         let options = TopicArmOptions {
             joints: spec.joints.iter().map(|joint| joint.name.clone()).collect(),
+            limits_rad_s: spec.safety_limits().joints.iter().map(|joint| joint.velocity_rad_s).collect(),
             state_topic: robot::STATES.to_owned(),
             output: OutputKind::ForwardPosition,
             command_topic: robot::COMMANDS.to_owned(),

@@ -107,6 +107,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     let kind = node.controller.unwrap_or(OutputKind::ForwardPosition);
     let options = TopicArmOptions {
         joints: spec.joints.iter().map(|joint| joint.name.clone()).collect(),
+        limits_rad_s: spec.safety_limits().joints.iter().map(|joint| joint.velocity_rad_s).collect(),
         state_topic: node.state_topic.clone().unwrap_or_else(|| "/joint_states".to_owned()),
         output: kind,
         command_topic: node.command_topic.clone().unwrap_or_else(|| kind.topic().to_owned()),

@@ -3,7 +3,8 @@
 use clap::ValueEnum;
 use core::time::Duration;
 use endplate_hal::Instant;
-use endplate_ros2::interface::{Float64MultiArray, JointTrajectory, decode};
+use endplate_ros2::interface::{Float64MultiArray, JointJog, JointTrajectory, Message, decode};
+use endplate_ros2::message::MessageType;
 use std::collections::VecDeque;
 
 /// A controller.
@@ -12,8 +13,12 @@ pub enum ControllerName {
     /// forward_command_controller on positions: holds the last command for ever.
     #[default]
     ForwardPosition,
+    /// forward_command_controller on velocities: turns as last commanded for ever.
+    ForwardVelocity,
     /// joint_trajectory_controller: follows a trajectory to its end and holds there.
     JointTrajectory,
+    /// MoveIt Servo: turns as last commanded for a tenth of a second and stands then.
+    JointJog,
 }
 
 impl ControllerName {
@@ -21,9 +26,33 @@ impl ControllerName {
     pub const fn topic(self) -> &'static str {
         match self {
             Self::ForwardPosition => "/position_controller/commands",
+            Self::ForwardVelocity => "/velocity_controller/commands",
             Self::JointTrajectory => "/joint_trajectory_controller/joint_trajectory",
+            Self::JointJog => "/servo_node/delta_joint_cmds",
         }
     }
+
+    /// What it takes.
+    pub const fn message_type(self) -> MessageType {
+        match self {
+            Self::ForwardPosition | Self::ForwardVelocity => Float64MultiArray::TYPE,
+            Self::JointTrajectory => JointTrajectory::TYPE,
+            Self::JointJog => JointJog::TYPE,
+        }
+    }
+}
+
+/// MoveIt Servo's `incoming_command_timeout`.
+const JOG_TIMEOUT: Duration = Duration::from_millis(100);
+/// How far the goal of a turning joint gets ahead of it, rad: a drive that is held back does not store the turns.
+const LEAD_RAD: f64 = 0.2;
+
+/// Velocities that are followed.
+struct Turning {
+    /// `[D]`.
+    rad_s: Vec<f64>,
+    /// Up to when.
+    until: Option<Instant>,
 }
 
 /// Commands a controller keeps for its next period.
@@ -39,20 +68,24 @@ pub struct Controller {
     trajectory: VecDeque<(Instant, Vec<f64>)>,
     from: (Instant, Vec<f64>),
     goal: Option<Vec<f64>>,
+    turning: Option<Turning>,
+    /// Up to when the goal has been turned.
+    turned: Instant,
 }
 
 impl Controller {
     /// A controller at rest.
     pub fn new(name: ControllerName, joints: Vec<String>) -> Self {
         let from = (Instant::ZERO, Vec::new());
-        Self { name, joints, queue: VecDeque::new(), trajectory: VecDeque::new(), from, goal: None }
+        let (queue, trajectory) = (VecDeque::new(), VecDeque::new());
+        Self { name, joints, queue, trajectory, from, goal: None, turning: None, turned: Instant::ZERO }
     }
 
     /// Nothing is commanded any more.
     pub fn clear(&mut self) {
         self.queue.clear();
         self.trajectory.clear();
-        self.goal = None;
+        (self.goal, self.turning) = (None, None);
     }
 
     /// Takes a command; `at_rad` is where the joints are commanded to now.
@@ -69,6 +102,27 @@ impl Controller {
                     self.queue.pop_front();
                 }
                 self.queue.push_back(values);
+            }
+            ControllerName::ForwardVelocity => {
+                let message: Float64MultiArray = decode(bytes).map_err(|error| error.to_string())?;
+                let rad_s: Vec<f64> = message.data.iter().collect();
+                self.check(&rad_s)?;
+                self.turn(Turning { rad_s, until: None }, now, at_rad);
+            }
+            ControllerName::JointJog => {
+                let message: JointJog = decode(bytes).map_err(|error| error.to_string())?;
+                let names: Vec<&str> = message.joint_names.iter().collect();
+                let given: Vec<f64> = message.velocities.iter().collect();
+                if given.len() != names.len() {
+                    return Err(format!("{} velocities for {} names", given.len(), names.len()));
+                }
+                let mut rad_s = vec![0.0; self.joints.len()];
+                for (name, value) in names.iter().zip(given) {
+                    let place = self.joints.iter().position(|joint| joint == name);
+                    rad_s[place.ok_or_else(|| format!("there is no joint {name}"))?] = value;
+                }
+                self.check(&rad_s)?;
+                self.turn(Turning { rad_s, until: Some(now.saturating_add(JOG_TIMEOUT)) }, now, at_rad);
             }
             ControllerName::JointTrajectory => {
                 let message: JointTrajectory = decode(bytes).map_err(|error| error.to_string())?;
@@ -100,6 +154,25 @@ impl Controller {
         Ok(())
     }
 
+    fn turn(&mut self, turning: Turning, now: Instant, at_rad: &[f64]) {
+        if self.goal.is_none() {
+            (self.goal, self.turned) = (Some(at_rad.to_vec()), now);
+        }
+        self.turning = Some(turning);
+    }
+
+    /// Turns the goal as commanded up to `now`.
+    fn turn_on(&mut self, now: Instant, measured_rad: &[f64]) {
+        let (Some(Turning { rad_s, until }), Some(goal)) = (&self.turning, &mut self.goal) else { return };
+        let span = until.map_or(now, |until| until.min(now)).duration_since(self.turned).as_secs_f64();
+        self.turned = now;
+        for ((goal, rate), measured) in goal.iter_mut().zip(rad_s).zip(measured_rad) {
+            let turned = *goal + rate * span;
+            // What is ahead already, as after a fall, is not pulled back.
+            *goal = turned.clamp((measured - LEAD_RAD).min(*goal), (measured + LEAD_RAD).max(*goal));
+        }
+    }
+
     fn check(&self, values: &[f64]) -> Result<(), String> {
         let needed = self.joints.len();
         if values.len() != needed {
@@ -111,8 +184,10 @@ impl Controller {
         }
     }
 
-    /// The goals of this period, in order: none before the first command, else at least one.
-    pub fn goals(&mut self, now: Instant) -> Vec<Vec<f64>> {
+    /// The goals of the period that ends at `now`, in order: none before the first command, else at least one.
+    /// `measured_rad` is where the joints are.
+    pub fn goals(&mut self, now: Instant, measured_rad: &[f64]) -> Vec<Vec<f64>> {
+        self.turn_on(now, measured_rad);
         let mut goals: Vec<Vec<f64>> = self.queue.drain(..).collect();
         while let Some((due, point)) = self.trajectory.front() {
             if *due > now {
@@ -153,14 +228,14 @@ mod tests {
     #[test]
     fn a_forward_controller_holds_for_ever_and_refuses_what_is_not_a_command() {
         let mut controller = Controller::new(ControllerName::ForwardPosition, vec!["a".into(), "b".into()]);
-        assert!(controller.goals(at(0)).is_empty());
+        assert!(controller.goals(at(0), &[0.0; 2]).is_empty());
         let command = |data: &[f64]| bytes(&Float64MultiArray { data: data.into(), ..Default::default() });
         controller.take(&command(&[1.0, 2.0]), at(1), &[0.0; 2]).unwrap();
         controller.take(&command(&[1.5, 2.5]), at(1), &[0.0; 2]).unwrap();
-        assert_eq!(controller.goals(at(2)), [[1.0, 2.0], [1.5, 2.5]]);
+        assert_eq!(controller.goals(at(2), &[0.0; 2]), [[1.0, 2.0], [1.5, 2.5]]);
         assert!(controller.take(&command(&[1.0]), at(3), &[0.0; 2]).unwrap_err().contains("1 values for 2 joints"));
         assert!(controller.take(&command(&[1.0, f64::NAN]), at(3), &[0.0; 2]).unwrap_err().contains("joint b is NaN"));
-        assert_eq!(controller.goals(at(3_600_000)), [[1.5, 2.5]]);
+        assert_eq!(controller.goals(at(3_600_000), &[0.0; 2]), [[1.5, 2.5]]);
     }
 
     #[test]
@@ -175,13 +250,44 @@ mod tests {
         let names = ["b", "a"];
         let message = JointTrajectory { joint_names: (&names).into(), points: (&points).into(), ..Default::default() };
         controller.take(&bytes(&message), at(1000), &[0.0, 0.0]).unwrap();
-        assert_eq!(controller.goals(at(1050)), [[0.5, 1.0]]);
-        assert_eq!(controller.goals(at(1150)), [[1.0, 3.0]]);
-        assert_eq!(controller.goals(at(9000)), [[1.0, 4.0]]);
+        assert_eq!(controller.goals(at(1050), &[0.0; 2]), [[0.5, 1.0]]);
+        assert_eq!(controller.goals(at(1150), &[0.0; 2]), [[1.0, 3.0]]);
+        assert_eq!(controller.goals(at(9000), &[0.0; 2]), [[1.0, 4.0]]);
         controller.take(&bytes(&JointTrajectory::default()), at(9001), &[0.25, 0.5]).unwrap();
-        assert_eq!(controller.goals(at(9002)), [[0.25, 0.5]], "an empty trajectory holds here");
+        assert_eq!(controller.goals(at(9002), &[0.0; 2]), [[0.25, 0.5]], "an empty trajectory holds here");
         let backwards = [point((&[2.0, 1.0]).into(), 100), point((&[4.0, 1.0]).into(), 100)];
         let message = JointTrajectory { points: (&backwards).into(), ..message };
         assert!(controller.take(&bytes(&message), at(1), &[0.0; 2]).unwrap_err().contains("does not grow"));
+    }
+
+    #[test]
+    fn velocities_turn_joints_for_ever_and_a_jog_for_a_tenth_of_a_second() {
+        let names = || vec!["a".to_owned(), "b".to_owned()];
+        let mut velocity = Controller::new(ControllerName::ForwardVelocity, names());
+        let command = |data: &[f64]| bytes(&Float64MultiArray { data: data.into(), ..Default::default() });
+        assert!(velocity.goals(at(990), &[0.0; 2]).is_empty());
+        velocity.take(&command(&[1.0, -2.0]), at(1000), &[0.5, 0.5]).unwrap();
+        let turned = |goals: Vec<Vec<f64>>, wanted: [f64; 2]| {
+            assert_eq!(goals.len(), 1);
+            assert!(goals[0].iter().zip(wanted).all(|(goal, wanted)| (goal - wanted).abs() < 1e-12), "{goals:?}");
+        };
+        turned(velocity.goals(at(1010), &[0.5, 0.5]), [0.51, 0.48]);
+        turned(velocity.goals(at(1050), &[0.5, 0.5]), [0.55, 0.4]);
+        turned(velocity.goals(at(9000), &[0.5, 0.5]), [0.7, 0.3]);
+        assert!(velocity.take(&command(&[1.0, f64::INFINITY]), at(9000), &[0.0; 2]).is_err());
+        velocity.take(&command(&[0.0, 0.0]), at(9000), &[0.0; 2]).unwrap();
+        turned(velocity.goals(at(9010), &[0.5, 0.5]), [0.7, 0.3]);
+
+        let mut jog = Controller::new(ControllerName::JointJog, names());
+        let (name, rate) = (["b"], [1.0]);
+        let message = JointJog { joint_names: (&name).into(), velocities: (&rate).into(), ..Default::default() };
+        jog.take(&bytes(&message), at(1000), &[0.0, 0.0]).unwrap();
+        turned(jog.goals(at(1060), &[0.0; 2]), [0.0, 0.06]);
+        turned(jog.goals(at(5000), &[0.0; 2]), [0.0, 0.1]);
+        turned(jog.goals(at(5010), &[0.0; 2]), [0.0, 0.1]);
+        let foreign = JointJog { joint_names: (&["c"]).into(), ..message };
+        assert!(jog.take(&bytes(&foreign), at(1), &[0.0; 2]).unwrap_err().contains("no joint c"));
+        let short = JointJog { velocities: Default::default(), ..message };
+        assert!(jog.take(&bytes(&short), at(1), &[0.0; 2]).unwrap_err().contains("0 velocities for 1"));
     }
 }

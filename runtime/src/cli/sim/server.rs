@@ -142,15 +142,11 @@ fn endpoints(
     controller: ControllerName,
     to_loop: &Sender<Event>,
 ) -> Result<Vec<Box<dyn endplate_ros2::transport::Endpoint>>, TransportError> {
-    let kind = match controller {
-        ControllerName::ForwardPosition => Float64MultiArray::TYPE,
-        ControllerName::JointTrajectory => JointTrajectory::TYPE,
-    };
     let (commands, episodes) = (to_loop.clone(), to_loop.clone());
     Ok(vec![
         transport.subscribe(
             controller.topic(),
-            kind,
+            controller.message_type(),
             Qos::SYSTEM,
             Box::new(move |bytes, _| drop(commands.send(Event::Command(bytes.to_vec())))),
         )?,
@@ -234,7 +230,8 @@ impl Server {
         let valid_until = now.saturating_add(self.spec.control.command_valid);
         let mut arm = self.world.arm();
         // Where the arm is to be when this period ends, as joint_trajectory_controller samples too.
-        for goal in self.controller.goals(now.saturating_add(self.spec.control.period)) {
+        let ends = now.saturating_add(self.spec.control.period);
+        for goal in self.controller.goals(ends, &self.world.joints_rad()) {
             let followed = self.follower.follow(&mut self.filter, now, &goal, valid_until);
             let Some((command, verdict)) = followed else { continue };
             self.limited += u64::from(matches!(verdict, Verdict::Limited { .. }));
