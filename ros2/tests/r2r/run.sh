@@ -22,6 +22,9 @@ cargo test --release $packages $tests --no-run
 # machine allows that. Only what is tested gets Python's library, not cargo.
 runner=CARGO_TARGET_$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER
 export "$runner=env LD_PRELOAD=$libpython ROS_LOG_DIR=$CARGO_TARGET_DIR/ros-log"
+# Without it Fast DDS has no room for an image.
+export FASTRTPS_DEFAULT_PROFILES_FILE=$root/ros2/launch/fastdds_images.xml
+export FASTDDS_DEFAULT_PROFILES_FILE=$FASTRTPS_DEFAULT_PROFILES_FILE
 alone() {
   if unshare -rn true 2>/dev/null; then unshare -rn sh -c 'ip link set lo up && exec "$@"' sh "$@"; else "$@"; fi
 }
