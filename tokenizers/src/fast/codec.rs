@@ -315,6 +315,9 @@ impl FastCodec {
     /// # Real-time
     /// Does not allocate, block or panic.
     pub fn allows(&self, id: u32) -> bool {
+        if self.failed.is_none() && !self.reader.is_dangling() {
+            return self.tables.runs.allows(id, self.needed().saturating_sub(self.seen));
+        }
         let Some(bytes) = self.tables.bpe.bytes_of(id) else { return false };
         let last = self.tables.max_token.abs_diff(self.tables.min_token);
         let (mut reader, mut seen) = (self.reader, self.seen);

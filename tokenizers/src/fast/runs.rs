@@ -74,6 +74,13 @@ impl Runs {
         Some((run.coefficients as usize, self.values.get(run.start as usize..run.end as usize)?))
     }
 
+    /// Whether an id can be taken at the beginning of a character with `room` coefficients left.
+    #[inline]
+    pub(super) fn allows(&self, id: u32, room: usize) -> bool {
+        let room = u32::try_from(room).unwrap_or(u32::MAX - 1);
+        self.runs.get(id as usize).is_some_and(|run| run.needs <= room)
+    }
+
     /// Whether each id can be taken at the beginning of a character with `room` coefficients left; returns how many.
     pub(super) fn mark_allowed(&self, room: usize, mask: &mut [bool]) -> usize {
         let room = u32::try_from(room).unwrap_or(u32::MAX - 1);
