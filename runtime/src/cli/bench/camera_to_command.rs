@@ -6,7 +6,7 @@
 //! own time and the waits (for a chunk to be wanted, for the next period) stand beside.
 
 use super::{BenchArguments, Row, Samples as Quantiles, body};
-use crate::cli::bundle::{PolicyArguments, open_robot};
+use crate::cli::bundle::open_robot;
 use crate::cli::error::CliError;
 use core::time::Duration;
 use endplate_hal::{Clock, JointVec, MonotonicClock};
@@ -39,7 +39,7 @@ struct Spans {
 /// Every row of the table.
 pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let clock = MonotonicClock::new();
-    let (bundle, loaded) = PolicyArguments::default().load()?;
+    let (bundle, loaded) = arguments.policy.load()?;
     let robot = open_robot(None)?;
     let middle = JointVec::from_fn(robot.joints.len(), |joint| {
         (robot.joints[joint].limits.lower_rad + robot.joints[joint].limits.upper_rad) / 2.0
