@@ -41,10 +41,11 @@ impl OutputKind {
     }
 }
 
+/// As written, with `_` or `-`.
 impl FromStr for OutputKind {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
+        match text.replace('-', "_").as_str() {
             "forward_position" => Ok(Self::ForwardPosition),
             "forward_velocity" => Ok(Self::ForwardVelocity),
             "joint_trajectory" => Ok(Self::JointTrajectory),

@@ -373,8 +373,8 @@ impl<'a> Bench<'a> {
         options.draws_on_demand = !on_real_clock;
         let model = Arc::new(Model::so101_like().map_err(CliError::failed)?);
         let world = SimRobot::new(model, &Scene::sample(arguments.seed.0), options, START).map_err(CliError::input)?;
-        let cameras = if on_real_clock { world.cameras() } else { world.cameras_that_put_off() };
-        let boxed: Vec<Box<dyn Camera>> = cameras.into_iter().map(|camera| Box::new(camera) as _).collect();
+        let boxed: Vec<Box<dyn Camera>> =
+            world.cameras_that_put_off().into_iter().map(|camera| Box::new(camera) as _).collect();
         let (cameras, bank, watch) = camera_loops(boxed, arguments.images == Images::Black);
         let clock = Arc::new(MonotonicClock::new());
         let (arms, buses) = Buses::open(&spec, &world, &clock, on_real_clock)?;

@@ -1,46 +1,10 @@
 //! The controllers of ros2_control as far as a robot's users depend on them: what is held, what ends, what is refused.
 
-use clap::ValueEnum;
 use core::time::Duration;
 use endplate_hal::Instant;
-use endplate_ros2::interface::{Float64MultiArray, JointJog, JointTrajectory, Message, decode};
-use endplate_ros2::message::MessageType;
+use endplate_ros2::interface::{Float64MultiArray, JointJog, JointTrajectory, decode};
+use endplate_ros2::node::OutputKind;
 use std::collections::VecDeque;
-
-/// A controller.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ControllerName {
-    /// forward_command_controller on positions: holds the last command for ever.
-    #[default]
-    ForwardPosition,
-    /// forward_command_controller on velocities: turns as last commanded for ever.
-    ForwardVelocity,
-    /// joint_trajectory_controller: follows a trajectory to its end and holds there.
-    JointTrajectory,
-    /// MoveIt Servo: turns as last commanded for a tenth of a second and stands then.
-    JointJog,
-}
-
-impl ControllerName {
-    /// Its topic.
-    pub const fn topic(self) -> &'static str {
-        match self {
-            Self::ForwardPosition => "/position_controller/commands",
-            Self::ForwardVelocity => "/velocity_controller/commands",
-            Self::JointTrajectory => "/joint_trajectory_controller/joint_trajectory",
-            Self::JointJog => "/servo_node/delta_joint_cmds",
-        }
-    }
-
-    /// What it takes.
-    pub const fn message_type(self) -> MessageType {
-        match self {
-            Self::ForwardPosition | Self::ForwardVelocity => Float64MultiArray::TYPE,
-            Self::JointTrajectory => JointTrajectory::TYPE,
-            Self::JointJog => JointJog::TYPE,
-        }
-    }
-}
 
 /// MoveIt Servo's `incoming_command_timeout`.
 const JOG_TIMEOUT: Duration = Duration::from_millis(100);
@@ -60,7 +24,7 @@ const ROOM: usize = 8;
 
 /// Follows commands; goals are `[D]` rad in the order of the robot description.
 pub struct Controller {
-    name: ControllerName,
+    kind: OutputKind,
     joints: Vec<String>,
     /// Forward commands not yet played.
     queue: VecDeque<Vec<f64>>,
@@ -75,10 +39,10 @@ pub struct Controller {
 
 impl Controller {
     /// A controller at rest.
-    pub fn new(name: ControllerName, joints: Vec<String>) -> Self {
+    pub fn new(kind: OutputKind, joints: Vec<String>) -> Self {
         let from = (Instant::ZERO, Vec::new());
         let (queue, trajectory) = (VecDeque::new(), VecDeque::new());
-        Self { name, joints, queue, trajectory, from, goal: None, turning: None, turned: Instant::ZERO }
+        Self { kind, joints, queue, trajectory, from, goal: None, turning: None, turned: Instant::ZERO }
     }
 
     /// Nothing is commanded any more.
@@ -93,8 +57,8 @@ impl Controller {
     /// # Errors
     /// Why the command is refused; nothing changes then.
     pub fn take(&mut self, bytes: &[u8], now: Instant, at_rad: &[f64]) -> Result<(), String> {
-        match self.name {
-            ControllerName::ForwardPosition => {
+        match self.kind {
+            OutputKind::ForwardPosition => {
                 let message: Float64MultiArray = decode(bytes).map_err(|error| error.to_string())?;
                 let values: Vec<f64> = message.data.iter().collect();
                 self.check(&values)?;
@@ -103,13 +67,13 @@ impl Controller {
                 }
                 self.queue.push_back(values);
             }
-            ControllerName::ForwardVelocity => {
+            OutputKind::ForwardVelocity => {
                 let message: Float64MultiArray = decode(bytes).map_err(|error| error.to_string())?;
                 let rad_s: Vec<f64> = message.data.iter().collect();
                 self.check(&rad_s)?;
                 self.turn(Turning { rad_s, until: None }, now, at_rad);
             }
-            ControllerName::JointJog => {
+            OutputKind::JointJog => {
                 let message: JointJog = decode(bytes).map_err(|error| error.to_string())?;
                 let names: Vec<&str> = message.joint_names.iter().collect();
                 let given: Vec<f64> = message.velocities.iter().collect();
@@ -124,7 +88,7 @@ impl Controller {
                 self.check(&rad_s)?;
                 self.turn(Turning { rad_s, until: Some(now.saturating_add(JOG_TIMEOUT)) }, now, at_rad);
             }
-            ControllerName::JointTrajectory => {
+            OutputKind::JointTrajectory => {
                 let message: JointTrajectory = decode(bytes).map_err(|error| error.to_string())?;
                 let mut points = VecDeque::new();
                 let names: Vec<&str> = message.joint_names.iter().collect();
@@ -227,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_forward_controller_holds_for_ever_and_refuses_what_is_not_a_command() {
-        let mut controller = Controller::new(ControllerName::ForwardPosition, vec!["a".into(), "b".into()]);
+        let mut controller = Controller::new(OutputKind::ForwardPosition, vec!["a".into(), "b".into()]);
         assert!(controller.goals(at(0), &[0.0; 2]).is_empty());
         let command = |data: &[f64]| bytes(&Float64MultiArray { data: data.into(), ..Default::default() });
         controller.take(&command(&[1.0, 2.0]), at(1), &[0.0; 2]).unwrap();
@@ -240,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_trajectory_is_interpolated_and_ends() {
-        let mut controller = Controller::new(ControllerName::JointTrajectory, vec!["a".into(), "b".into()]);
+        let mut controller = Controller::new(OutputKind::JointTrajectory, vec!["a".into(), "b".into()]);
         let point = |positions, millis| JointTrajectoryPoint {
             positions,
             time_from_start: Span::from_span(Duration::from_millis(millis)),
@@ -263,7 +227,7 @@ mod tests {
     #[test]
     fn velocities_turn_joints_for_ever_and_a_jog_for_a_tenth_of_a_second() {
         let names = || vec!["a".to_owned(), "b".to_owned()];
-        let mut velocity = Controller::new(ControllerName::ForwardVelocity, names());
+        let mut velocity = Controller::new(OutputKind::ForwardVelocity, names());
         let command = |data: &[f64]| bytes(&Float64MultiArray { data: data.into(), ..Default::default() });
         assert!(velocity.goals(at(990), &[0.0; 2]).is_empty());
         velocity.take(&command(&[1.0, -2.0]), at(1000), &[0.5, 0.5]).unwrap();
@@ -278,7 +242,7 @@ mod tests {
         velocity.take(&command(&[0.0, 0.0]), at(9000), &[0.0; 2]).unwrap();
         turned(velocity.goals(at(9010), &[0.5, 0.5]), [0.7, 0.3]);
 
-        let mut jog = Controller::new(ControllerName::JointJog, names());
+        let mut jog = Controller::new(OutputKind::JointJog, names());
         let (name, rate) = (["b"], [1.0]);
         let message = JointJog { joint_names: (&name).into(), velocities: (&rate).into(), ..Default::default() };
         jog.take(&bytes(&message), at(1000), &[0.0, 0.0]).unwrap();

@@ -9,9 +9,8 @@ use super::error::CliError;
 use super::run::Seed;
 use super::wire::WireArguments;
 use clap::Args;
+use endplate_ros2::node::OutputKind;
 use std::path::PathBuf;
-
-pub use controller::ControllerName;
 
 /// Arguments of `endplate sim`.
 #[derive(Args)]
@@ -27,9 +26,10 @@ pub struct SimArguments {
     /// Seed of the first scene, or of the faults of a bus.
     #[arg(long, default_value_t)]
     pub seed: Seed,
-    /// Which controller takes the commands.
-    #[arg(long, value_enum, default_value_t)]
-    pub controller: ControllerName,
+    /// Which controller takes the commands: forward_position holds the last one for ever, forward_velocity turns as last
+    /// commanded for ever, joint_trajectory follows to the end and holds, joint_jog turns for a tenth of a second.
+    #[arg(long, default_value = "forward_position")]
+    pub controller: OutputKind,
     /// Publish images as PNG only, on `image_raw/compressed`.
     #[arg(long)]
     pub compressed_only: bool,

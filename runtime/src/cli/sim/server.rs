@@ -1,7 +1,7 @@
 //! The loop of the simulated robot: physics, controller, joint states, images, and a judge for evaluations.
 
 use super::SimArguments;
-use super::controller::{Controller, ControllerName};
+use super::controller::Controller;
 use super::settle::Follower;
 use crate::cli::error::CliError;
 use crate::cli::node::episodes::{NEXT_EPISODE, OUTCOME_TOPIC};
@@ -13,6 +13,7 @@ use endplate_hal::{
 use endplate_ros2::SessionMode;
 use endplate_ros2::interface::*;
 use endplate_ros2::message::Stamp;
+use endplate_ros2::node::OutputKind;
 use endplate_ros2::node::{DESCRIPTION_TOPIC, describe};
 use endplate_ros2::rmw::Qos;
 use endplate_ros2::transport::{Publisher, Request, Transport, TransportError};
@@ -139,7 +140,7 @@ pub fn serve(arguments: &SimArguments, spec: RobotSpec) -> Result<(), CliError> 
 
 fn endpoints(
     transport: &dyn Transport,
-    controller: ControllerName,
+    controller: OutputKind,
     to_loop: &Sender<Event>,
 ) -> Result<Vec<Box<dyn endplate_ros2::transport::Endpoint>>, TransportError> {
     let (commands, episodes) = (to_loop.clone(), to_loop.clone());
