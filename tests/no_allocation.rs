@@ -86,6 +86,7 @@ fn the_control_path_allocates_nothing_after_activation() {
     let mut health = vec![CameraHealth::default(); rig.watch.len()];
     let (mut now, mut worst, mut told) = (begin, 0, 0);
     let mut rungs = std::collections::BTreeMap::new();
+    let mut announced = 0;
     for period in 0..1_200u32 {
         rig.world.advance_to(now);
         let cameras = &mut rig.cameras;
@@ -119,6 +120,9 @@ fn the_control_path_allocates_nothing_after_activation() {
         let (_, in_account) = counted(|| stamp_reader.drain(&mut account));
         assert_eq!(in_account, 0, "the account of a command");
         snapshot_reader.update();
+        let ControlSnapshot { wants_chunk, wants_chunk_soon, .. } = *snapshot_reader.value();
+        assert!(wants_chunk_soon || !wants_chunk, "period {period}: what is wanted now is wanted soon");
+        announced += u32::from(wants_chunk_soon && !wants_chunk);
         let bank = &mut rig.bank;
         let (frames, in_bank) = counted(|| bank.refresh());
         assert_eq!(in_bank, 0, "taking frames over");
@@ -139,6 +143,7 @@ fn the_control_path_allocates_nothing_after_activation() {
         assert!(rungs.contains_key(&rung), "{rung:?} was not exercised: {rungs:?}");
     }
     assert!(told >= 6, "only {told} events were told");
+    assert!(announced >= 20, "chunks were announced in {announced} periods only");
     // Every period is in the account, and every command that plays rows names its frame.
     let (counters, counts): (std::collections::BTreeMap<_, _>, _) = (account.counters().into(), rig.control.counts());
     assert_eq!((counters["commands"], counters["commands_unaccounted"]), (counts.commands, 0));

@@ -56,8 +56,13 @@ impl FrameStamp {
     /// The name of the oldest of a set of frames: data are as old as their oldest part.
     pub fn oldest(frames: &[Frame]) -> Option<Self> {
         let (camera, frame) = frames.iter().enumerate().min_by_key(|(_, frame)| frame.captured)?;
+        Some(Self::of(camera, frame))
+    }
+
+    /// The name of a slot's frame.
+    pub fn of(camera: usize, frame: &Frame) -> Self {
         let camera = u8::try_from(camera).unwrap_or(u8::MAX);
-        Some(Self { camera, sequence: frame.sequence, captured: frame.captured, available: frame.available })
+        Self { camera, sequence: frame.sequence, captured: frame.captured, available: frame.available }
     }
 }
 

@@ -220,6 +220,12 @@ impl Policy for EndEffectorPolicy {
         Ok(stop)
     }
 
+    fn prepare(&mut self, observation: &Observation<'_>, budget: Budget<'_>) {
+        if let Ok(state) = self.seen(&observation.state) {
+            self.policy.prepare(&Observation { state, past: &[], ..*observation }, budget);
+        }
+    }
+
     fn inner(&self) -> Option<&dyn Policy> {
         Some(&*self.policy)
     }

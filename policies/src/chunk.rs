@@ -13,6 +13,9 @@ use crate::planner::Plan;
 pub struct Stages {
     /// Resize and layout of the images.
     pub preprocess: Duration,
+    /// The same before the answer was asked for ([`Policy::prepare`](crate::Policy::prepare)), for the images that it is of; in
+    /// no other stage.
+    pub ahead: Duration,
     /// Images to visual tokens.
     pub vision: Duration,
     /// Prompt and prefix.

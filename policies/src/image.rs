@@ -6,7 +6,10 @@
 
 mod resample;
 
-use endplate_hal::Frame;
+use core::time::Duration;
+use std::time::Instant as WallInstant;
+
+use endplate_hal::{Frame, FrameStamp};
 
 use crate::policy::ObservationError;
 use resample::{Placement, Resampler, split};
@@ -59,7 +62,17 @@ pub struct CameraSlot {
 #[derive(Default)]
 pub struct ImageLoader {
     /// By slot.
-    resamplers: Vec<Option<Resampler>>,
+    slots: Vec<Slot>,
+    /// What the frames loaded since [`take_ahead`](Self::take_ahead) had cost ahead.
+    ahead: Duration,
+}
+
+/// What is kept of a slot from one frame to the next.
+#[derive(Default)]
+struct Slot {
+    resampler: Option<Resampler>,
+    /// The frame that lies in the input ahead of being asked for, and how long it took to put it there.
+    ahead: Option<(FrameStamp, Duration)>,
 }
 
 impl ImageLoader {
@@ -68,7 +81,33 @@ impl ImageLoader {
         Self::default()
     }
 
-    /// Writes `frame` to `into`, `[3, h, w]` of the slot with number `index`, u8/255.
+    /// Loads a frame that may be asked for next, unless it lies there already: [`load`](Self::load) of the same frame then
+    /// has nothing left to do. What cannot be loaded is left for `load` to refuse.
+    pub fn prepare(&mut self, index: usize, slot: &CameraSlot, frame: &Frame, into: &mut [f32]) {
+        let stamp = FrameStamp::of(index, frame);
+        if self.slots.get(index).is_some_and(|kept| kept.ahead.is_some_and(|(ahead, _)| ahead == stamp)) {
+            return;
+        }
+        let begin = WallInstant::now();
+        if self.load(index, slot, frame, into).is_ok() {
+            self.slots[index].ahead = Some((stamp, begin.elapsed()));
+        }
+    }
+
+    /// Nothing lies in the inputs ahead.
+    pub fn forget(&mut self) {
+        for slot in &mut self.slots {
+            slot.ahead = None;
+        }
+    }
+
+    /// The time that was spent ahead on the frames loaded since this was last asked.
+    pub fn take_ahead(&mut self) -> Duration {
+        core::mem::take(&mut self.ahead)
+    }
+
+    /// Writes `frame` to `into`, `[3, h, w]` of the slot with number `index`, u8/255, unless it lies there from
+    /// [`prepare`](Self::prepare).
     ///
     /// # Errors
     /// [`ObservationError::Frame`] for an empty or torn frame, or an `into` of another size;
@@ -82,6 +121,16 @@ impl ImageLoader {
     ) -> Result<(), ObservationError> {
         let bytes = frame.width as usize * frame.height as usize * 3;
         let slot_size = (slot.width as usize, slot.height as usize);
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, Slot::default);
+        }
+        let kept = &mut self.slots[index];
+        if let Some((ahead, took)) = kept.ahead.take()
+            && ahead == FrameStamp::of(index, frame)
+        {
+            self.ahead += took;
+            return Ok(());
+        }
         if bytes == 0 || frame.data.len() != bytes || frame.sequence == 0 || into.len() != slot_size.0 * slot_size.1 * 3
         {
             return Err(ObservationError::Frame {
@@ -107,10 +156,7 @@ impl ImageLoader {
         }
         let from = (frame.width as usize, frame.height as usize);
         let placement = placement(slot, frame);
-        if self.resamplers.len() <= index {
-            self.resamplers.resize_with(index + 1, || None);
-        }
-        let kept = &mut self.resamplers[index];
+        let kept = &mut kept.resampler;
         if kept.as_ref().is_none_or(|resampler| !resampler.fits(slot.resize, from, placement)) {
             *kept = None;
         }
@@ -221,6 +267,37 @@ mod tests {
             error,
             ObservationError::FrameSize { slot: 3, width: 4, height: 2, needed_width: 2, needed_height: 2 }
         );
+    }
+
+    #[test]
+    fn a_prepared_frame_is_not_loaded_again_and_any_other_is() {
+        let slot = slot(2, 2, Pad::None);
+        let mut loader = ImageLoader::new();
+        let dark = frame(4, 4, |_, _| [0; 3]);
+        let mut bright = frame(4, 4, |_, _| [255; 3]);
+        bright.sequence = 2;
+        let mut planes = vec![7.0; 12];
+        loader.prepare(0, &slot, &dark, &mut planes);
+        assert_eq!(planes, [0.0; 12]);
+        // What only a load would repair shows whether there was one.
+        planes.fill(7.0);
+        loader.prepare(0, &slot, &dark, &mut planes);
+        loader.load(0, &slot, &dark, &mut planes).unwrap();
+        assert_eq!(planes, [7.0; 12], "it lies there");
+        assert!(loader.take_ahead() > Duration::ZERO);
+        loader.load(0, &slot, &dark, &mut planes).unwrap();
+        assert_eq!((planes[0], loader.take_ahead()), (0.0, Duration::ZERO), "asked for twice, loaded again");
+        loader.prepare(0, &slot, &dark, &mut planes);
+        loader.load(0, &slot, &bright, &mut planes).unwrap();
+        assert_eq!((planes[0], loader.take_ahead()), (1.0, Duration::ZERO), "another frame");
+        loader.prepare(0, &slot, &bright, &mut planes);
+        loader.forget();
+        planes.fill(7.0);
+        loader.load(0, &slot, &bright, &mut planes).unwrap();
+        assert_eq!(planes, [1.0; 12]);
+        // What cannot be loaded is refused when it is asked for.
+        loader.prepare(0, &slot, &Frame::new(4, 4), &mut planes);
+        assert!(loader.load(0, &slot, &Frame::new(4, 4), &mut planes).is_err());
     }
 
     #[test]

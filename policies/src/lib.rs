@@ -8,6 +8,9 @@
 //! meant), `T` tokens, `h w c` image, `V` vocabulary, `d` model width, `L` layers, `Nv` visual tokens.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+#[cfg(not(any(feature = "tract", feature = "ort")))]
+compile_error!("a policy needs an engine: build with the feature `tract`, `ort` or both");
+
 mod action_space;
 mod bind;
 pub mod bundle;

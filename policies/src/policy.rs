@@ -368,6 +368,18 @@ pub trait Policy: Send {
         self.inner().map_or(&[], |inner| inner.tokens())
     }
 
+    /// An answer to an observation like this will be asked for soon. Its images are put into the model's input, and an
+    /// [`infer`](Self::infer) of the very same frames need not do that again; whatever else comes before the model is
+    /// gone through once, so that it lies in the caches. Answers are the same as without.
+    ///
+    /// A frame is known by its stamp: only for frames of drivers, whose sequence numbers do not come twice. What does not
+    /// fit is left for `infer` to refuse.
+    fn prepare(&mut self, observation: &Observation<'_>, budget: Budget<'_>) {
+        if let Some(inner) = self.inner_mut() {
+            inner.prepare(observation, budget);
+        }
+    }
+
     /// What can be planned about an inference.
     fn work(&self) -> Work {
         self.inner().map_or(Work::Once, |inner| inner.work())

@@ -174,6 +174,8 @@ pub struct ControlSnapshot {
     pub now: Instant,
     /// Whether a new chunk is to be asked for.
     pub wants_chunk: bool,
+    /// Whether one is, or will be within 100 ms if motion goes on.
+    pub wants_chunk_soon: bool,
     /// The present epoch.
     pub epoch: Epoch,
     /// The newest joint states.
@@ -187,6 +189,8 @@ pub struct ControlSnapshot {
 }
 
 const HISTORY: usize = 64;
+/// How long ahead the inference side knows that a chunk will be wanted: a few frames.
+const SOON: Duration = Duration::from_millis(100);
 /// As near as this the pose has been commanded, rad.
 const ARRIVED_RAD: f64 = 1e-3;
 
@@ -196,6 +200,7 @@ impl ControlSnapshot {
         Self {
             now: Instant::ZERO,
             wants_chunk: false,
+            wants_chunk_soon: false,
             epoch: Epoch(0),
             states: StateRing::with_capacity(HISTORY),
             motion: Vec::with_capacity(HISTORY),
@@ -776,10 +781,11 @@ impl ControlLoop {
     /// Does not allocate when `snapshot` came from [`ControlSnapshot::new`].
     pub fn snapshot(&self, now: Instant, snapshot: &mut ControlSnapshot) {
         snapshot.now = now;
-        snapshot.wants_chunk = self.lifecycle == Lifecycle::Active
-            && self.latched.is_none()
-            && self.operation == Operation::Following
-            && self.scheduler.wants_chunk(now, self.motion);
+        let follows =
+            self.lifecycle == Lifecycle::Active && self.latched.is_none() && self.operation == Operation::Following;
+        let wants = |motion| follows && self.scheduler.wants_chunk(now, motion);
+        snapshot.wants_chunk = wants(self.motion);
+        snapshot.wants_chunk_soon = wants(self.motion.saturating_add(SOON));
         snapshot.epoch = self.scheduler.epoch();
         snapshot.states.copy_from(&self.states);
         snapshot.motion.clear();

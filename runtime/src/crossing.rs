@@ -2,8 +2,8 @@
 //!
 //! One writer, one reader, three slots. The writer fills its own slot and swaps it for the middle one; the reader swaps
 //! the middle one for its own when it holds something new. Neither ever waits for the other, and both see whole values.
-//! `loom` models beside the code check every interleaving: `RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo
-//! test --release -p endplate-runtime --lib --no-default-features crossing`.
+//! `loom` models beside the code check every interleaving: `runtime/loom/Cargo.toml` is this file as a crate
+//! of its own, and has the command.
 
 #[cfg(not(loom))]
 use cell::UnsafeCell;

@@ -13,11 +13,11 @@ use crate::handover::{Handover, HandoverError, projected};
 use crate::metrics::{Cause, CauseCounts, Samples};
 use crate::record::{InferenceTap, Inferred};
 use core::time::Duration;
-use endplate_hal::{Clock, Frame, FrameStamp, Instant, JointState};
+use endplate_hal::{Clock, Frame, FrameStamp, Instant, JointState, MotionTime};
 use endplate_policies::planner::Work;
 use endplate_policies::{
     ActionChunk, Anchor, Budget, Epoch, MAX_OBSERVATIONS, Moment, Observation, OutputFault, Policy, PolicyError,
-    PolicySpec, StopReason, Trace,
+    PolicySpec, Stages, StopReason, Trace,
 };
 use history::{History, Hole};
 use serde::Serialize;
@@ -72,7 +72,12 @@ pub struct PlanCounts {
 }
 
 /// Names of the measured stages.
-pub const STAGES: [&str; 5] = ["preprocess", "vision", "prefill", "decode", "postprocess"];
+pub const STAGES: [&str; 6] = ["ahead", "preprocess", "vision", "prefill", "decode", "postprocess"];
+
+/// The wall time of each stage, in the order of [`STAGES`].
+pub(crate) fn stage_spans(of: &Stages) -> [Duration; STAGES.len()] {
+    [of.ahead, of.preprocess, of.vision, of.prefill, of.decode, of.postprocess]
+}
 
 impl InferenceCounts {
     fn new() -> Self {
@@ -117,6 +122,10 @@ pub struct InferenceLoop {
     state_ahead: Duration,
     refused_in_a_row: u32,
     inferred: bool,
+    /// The sequence numbers of the frames prepared last, added up.
+    prepared: u64,
+    /// The newest answer's end and wall time, until they are counted.
+    unaccounted: Option<(StopReason, Duration)>,
     tap: Option<Box<dyn InferenceTap>>,
     handover: Handover,
     commitment: Commitment,
@@ -136,6 +145,8 @@ impl InferenceLoop {
             state_ahead,
             refused_in_a_row: 0,
             inferred: false,
+            prepared: 0,
+            unaccounted: None,
             tap: None,
             handover: Handover::default(),
             commitment: Commitment::default(),
@@ -230,6 +241,19 @@ impl InferenceLoop {
         frames: &[Frame],
         clock: Option<&dyn Clock>,
     ) -> StepOutcome {
+        let outcome = self.ask(now, snapshot, frames, clock);
+        self.account();
+        outcome
+    }
+
+    /// [`step`](Self::step) before [`account`](Self::account), for whoever hands the answer on first.
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        snapshot: &ControlSnapshot,
+        frames: &[Frame],
+        clock: Option<&dyn Clock>,
+    ) -> StepOutcome {
         if snapshot.epoch != self.epoch {
             return StepOutcome::Idle;
         }
@@ -242,7 +266,7 @@ impl InferenceLoop {
         match self.answer(now, snapshot, frames, clock) {
             Ok(stop) => {
                 self.refused_in_a_row = 0;
-                self.account(stop, started.elapsed());
+                self.unaccounted = Some((stop, started.elapsed()));
                 StepOutcome::Answered(stop)
             }
             Err(Refusal { cause, message, of_policy }) => {
@@ -253,6 +277,25 @@ impl InferenceLoop {
                 StepOutcome::Refused(cause)
             }
         }
+    }
+
+    /// Does ahead what can be done of a chunk that will be wanted soon ([`Policy::prepare`]), once for each new frame: for a
+    /// thread that has nothing else to do. A policy that reads several observations has nothing prepared.
+    pub fn prepare(&mut self, now: Instant, snapshot: &ControlSnapshot, frames: &[Frame], clock: &dyn Clock) {
+        if !snapshot.wants_chunk_soon || snapshot.epoch != self.epoch || self.history.is_kept() {
+            return;
+        }
+        let newest = frames.iter().map(|frame| frame.sequence).sum();
+        if std::mem::replace(&mut self.prepared, newest) == newest {
+            return;
+        }
+        // What is refused is refused again when it is asked for, and counted then.
+        let Ok(Seen { state, motion, .. }) = self.see(now, snapshot, frames) else { return };
+        self.commitment.take(&snapshot.plan, motion, snapshot.expected_latency);
+        let observation =
+            Observation { frames, state, past: &[], instruction: &self.instruction, anchor: Anchor::default() };
+        let budget = Budget { start: now, deadline: now.saturating_add(self.budget), clock: Some(clock) };
+        self.policy.prepare(&observation, budget);
     }
 
     /// Whether the next step looks at its frames.
@@ -278,13 +321,8 @@ impl InferenceLoop {
         Some(now.min(oldest.saturating_add(self.policy.spec().chunk.observation_lag)))
     }
 
-    fn answer(
-        &mut self,
-        now: Instant,
-        snapshot: &ControlSnapshot,
-        frames: &[Frame],
-        clock: Option<&dyn Clock>,
-    ) -> Result<StopReason, Refusal> {
+    /// Where robot and motion stood when these frames were captured.
+    fn see(&self, now: Instant, snapshot: &ControlSnapshot, frames: &[Frame]) -> Result<Seen, Refusal> {
         if !self.policy.spec().actions.commands_joints() {
             // Poses are no joints: a policy that was not bound to a robot never moves one.
             let message = "the policy moves the tool and was not bound to this robot's kinematics";
@@ -315,6 +353,17 @@ impl InferenceLoop {
         if self.handover.project_state {
             motion = projected::project(&snapshot.plan, motion, snapshot.expected_latency, &mut state);
         }
+        Ok(Seen { oldest, instant, state, motion })
+    }
+
+    fn answer(
+        &mut self,
+        now: Instant,
+        snapshot: &ControlSnapshot,
+        frames: &[Frame],
+        clock: Option<&dyn Clock>,
+    ) -> Result<StopReason, Refusal> {
+        let Seen { oldest, instant, state, motion } = self.see(now, snapshot, frames)?;
         let present = Moment { frames, state: JointState { stamp: instant, ..state } };
         let mut past = [present; MAX_OBSERVATIONS];
         let count = self.history.before(&present, &mut past).map_err(|Hole { back, off }| {
@@ -344,13 +393,14 @@ impl InferenceLoop {
         result.map_err(|error| Refusal::policy(&error))
     }
 
-    fn account(&mut self, stop: StopReason, wall: Duration) {
+    /// Counts the newest answer, unless it has been.
+    pub fn account(&mut self) {
+        let Some((stop, wall)) = self.unaccounted.take() else { return };
         let stages = self.chunk.stages();
         let counts = &mut self.counts;
         counts.chunks += 1;
         counts.latency.record(wall);
-        let spans = [stages.preprocess, stages.vision, stages.prefill, stages.decode, stages.postprocess];
-        for (samples, span) in counts.stages.iter_mut().zip(spans) {
+        for (samples, span) in counts.stages.iter_mut().zip(stage_spans(stages)) {
             samples.record(span);
         }
         counts.visual_tokens += u64::from(stages.visual_tokens);
@@ -369,6 +419,16 @@ impl InferenceLoop {
         }
         *counts.stop_reasons.entry(stop.to_string()).or_default() += 1;
     }
+}
+
+/// What an observation is of, its frames apart.
+struct Seen {
+    /// The capture of the oldest frame.
+    oldest: Instant,
+    /// What the observation is of.
+    instant: Instant,
+    state: JointState,
+    motion: MotionTime,
 }
 
 struct Refusal {

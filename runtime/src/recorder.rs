@@ -156,9 +156,7 @@ impl InferenceTap for Tap {
                 record.rows_rad = chunk.rows().chunks_exact(chunk.dims()).map(<[f64]>::to_vec).collect();
                 record.row_period_s = chunk.period().as_secs_f64();
                 record.error_bound = chunk.error_bound();
-                let s = chunk.stages();
-                let spans = [s.preprocess, s.vision, s.prefill, s.decode, s.postprocess];
-                let named = crate::inference::STAGES.iter().zip(spans);
+                let named = crate::inference::STAGES.iter().zip(crate::inference::stage_spans(chunk.stages()));
                 record.stages_ms = named.map(|(name, span)| ((*name).to_owned(), span.as_secs_f64() * 1e3)).collect();
             }
             Err(error) => record.refused = Some((error.kind().to_owned(), error.to_string())),

@@ -47,6 +47,7 @@ def random_weights(shape: Shape, hidden: int, offset: int, rng: np.random.Genera
     draw("head", d, shape.vocabulary)
     out["head"][:, :offset] = 0
     out["final_norm"] = np.ones(d, np.float16)
+    out["exit_norm"] = np.ones(d, np.float16)
     out["rope"] = (10000.0 ** (-np.arange(0, hd, 2) / hd)).astype(np.float16)
     for camera, _, _ in CAMERAS:
         stem = f"vision.{camera}."

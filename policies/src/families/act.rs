@@ -38,6 +38,10 @@ impl Network for Act {
         self.inputs.fill(&mut *self.session, spec, observation)
     }
 
+    fn images(&mut self) -> (&mut Inputs, &mut dyn Session) {
+        (&mut self.inputs, &mut *self.session)
+    }
+
     fn prefill(&mut self) -> Result<(), PolicyError> {
         Ok(self.session.run()?)
     }

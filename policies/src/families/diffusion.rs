@@ -89,6 +89,10 @@ impl Network for Diffusion {
         self.condition.inputs.fill(&mut *self.condition.session, spec, observation)
     }
 
+    fn images(&mut self) -> (&mut Inputs, &mut dyn Session) {
+        (&mut self.condition.inputs, &mut *self.condition.session)
+    }
+
     fn prefill(&mut self) -> Result<(), PolicyError> {
         let condition = &mut self.condition;
         condition.session.run()?;

@@ -268,6 +268,10 @@ impl Policy for Flow {
         Work::Steps { most, least: fitted.map_or(most, |fitted| fitted.least_steps) }
     }
 
+    fn prepare(&mut self, observation: &Observation<'_>, _budget: Budget<'_>) {
+        self.prefix.prepare(observation);
+    }
+
     fn set_plan(&mut self, plan: Plan) {
         self.plan = plan;
     }

@@ -2,11 +2,12 @@
 
 use core::time::Duration;
 
+use super::observation::Inputs;
 use super::{Inspect, Lap, observation};
 use crate::action_space::NormalisedRows;
 use crate::bundle::PolicySpec;
 use crate::chunk::{ActionChunk, Stages};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Session};
 use crate::observation::{Budget, Committed, Epoch, Meter, Observation};
 use crate::policy::{ObservationError, OutputFault, Policy, PolicyError, Stage, StopReason};
 
@@ -17,6 +18,9 @@ pub(crate) trait Network: Send {
     /// # Errors
     /// [`PolicyError`].
     fn observe(&mut self, spec: &PolicySpec, observation: &Observation<'_>) -> Result<(), PolicyError>;
+
+    /// Where images go, and in which graph.
+    fn images(&mut self) -> (&mut Inputs, &mut dyn Session);
 
     /// Runs everything up to the first step.
     ///
@@ -116,6 +120,7 @@ impl<N: Network> Policy for Frame<N> {
         observation::check(&self.spec, observation, chunk)?;
         self.network.observe(&self.spec, observation)?;
         stages.preprocess = lap.take();
+        stages.ahead = self.network.images().0.take_ahead();
         self.network.prefill()?;
         stages.prefill = lap.take();
         meter.charge(Stage::Prefill)?;
@@ -140,6 +145,7 @@ impl<N: Network> Policy for Frame<N> {
     }
 
     fn reset(&mut self, epoch: Epoch) {
+        self.network.images().0.forget();
         self.network.reset(epoch);
     }
 
@@ -154,6 +160,11 @@ impl<N: Network> Policy for Frame<N> {
 
     fn set_noise(&mut self, noise: &[f64]) -> Result<(), ObservationError> {
         self.network.set_noise(noise)
+    }
+
+    fn prepare(&mut self, observation: &Observation<'_>, _budget: Budget<'_>) {
+        let (inputs, session) = self.network.images();
+        inputs.prepare(session, &self.spec, observation.frames);
     }
 }
 

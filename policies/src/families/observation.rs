@@ -1,6 +1,10 @@
 //! What every family does with an observation: refuse one that does not fit, and put images and the normalised state
 //! into the inputs of a graph.
 
+use core::time::Duration;
+
+use endplate_hal::Frame;
+
 use crate::bundle::PolicySpec;
 use crate::chunk::ActionChunk;
 use crate::engine::{Contract, InputSlot, Session};
@@ -83,6 +87,29 @@ impl Inputs {
     pub(super) fn with_state(self, contract: &mut Contract, spec: &PolicySpec) -> Self {
         let state = contract.input_f32("state", &[spec.observation_steps(), spec.state.len()]);
         Self { state: Some(state), ..self }
+    }
+
+    /// Puts frames that may be the present ones of the next observation where [`fill`](Self::fill) would.
+    pub(super) fn prepare(&mut self, session: &mut dyn Session, spec: &PolicySpec, frames: &[Frame]) {
+        // The past is filled from copies of these frames, by the same loader: it would not know the present from them.
+        if spec.observation_steps() > 1 {
+            return;
+        }
+        for (index, ((slot, camera), frame)) in self.images.iter().zip(&spec.cameras).zip(frames).enumerate() {
+            if let Ok(image) = session.input_f32_mut(*slot) {
+                self.loader.prepare(index, camera, frame, image);
+            }
+        }
+    }
+
+    /// Nothing lies in the inputs ahead.
+    pub(super) fn forget(&mut self) {
+        self.loader.forget();
+    }
+
+    /// The time spent ahead on the images of the last observation.
+    pub(super) fn take_ahead(&mut self) -> Duration {
+        self.loader.take_ahead()
     }
 
     /// Writes an observation that [`check`] has let pass.

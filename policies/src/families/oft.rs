@@ -67,6 +67,10 @@ impl Network for Oft {
         Ok(())
     }
 
+    fn images(&mut self) -> (&mut Inputs, &mut dyn Session) {
+        (&mut self.inputs, &mut *self.session)
+    }
+
     fn prefill(&mut self) -> Result<(), PolicyError> {
         Ok(self.session.run()?)
     }

@@ -273,6 +273,7 @@ impl Prefix {
 
     /// What links one inference to the next is of another run.
     pub(crate) fn forget(&mut self) {
+        self.images.forget();
         if let Rest::Cached(cached) = &mut self.rest {
             cached.forget();
         }
@@ -323,6 +324,7 @@ impl Prefix {
         observation::check(self.spec(), observation, chunk)?;
         self.load_images(observation)?;
         stages.preprocess = lap.take();
+        stages.ahead = self.images.take_ahead();
         self.vision.session.run()?;
         stages.vision = lap.take();
         meter.charge(Stage::Vision)?;
@@ -331,6 +333,22 @@ impl Prefix {
         stages.prefill = lap.take();
         stages.visual_tokens = self.visual_tokens() as u32;
         meter.charge_prefill(self.cost())
+    }
+
+    /// See [`Policy::prepare`](crate::Policy::prepare).
+    pub(crate) fn prepare(&mut self, observation: &Observation<'_>) {
+        if observation.state.position_rad.len() == self.spec().state.len() {
+            // What it cannot say is said when it is asked.
+            drop(self.encode_prompt(observation));
+        }
+        let slots = &self.parts.spec.cameras;
+        let Ok(image) = self.vision.session.input_f32_mut(self.vision.image) else { return };
+        let size = image.len() / slots.len();
+        for (index, ((slot, frame), into)) in
+            slots.iter().zip(observation.frames).zip(image.chunks_exact_mut(size)).enumerate()
+        {
+            self.images.prepare(index, slot, frame, into);
+        }
     }
 
     fn load_images(&mut self, observation: &Observation<'_>) -> Result<(), PolicyError> {

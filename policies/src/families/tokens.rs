@@ -578,6 +578,10 @@ impl<T: Anytime + Clone + Send> Policy for TokenPolicy<T> {
         }
     }
 
+    fn prepare(&mut self, observation: &Observation<'_>, _budget: Budget<'_>) {
+        self.prefix.prepare(observation);
+    }
+
     fn set_plan(&mut self, plan: Plan) {
         self.plan = plan;
     }

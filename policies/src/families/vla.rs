@@ -154,6 +154,10 @@ impl Network for Vla {
         Ok(())
     }
 
+    fn images(&mut self) -> (&mut Inputs, &mut dyn Session) {
+        (&mut self.prefix.inputs, &mut *self.prefix.session)
+    }
+
     fn prefill(&mut self) -> Result<(), PolicyError> {
         Ok(self.prefix.session.run()?)
     }

@@ -107,7 +107,8 @@ impl CostWindows {
 
     /// Learns from an answered inference.
     pub(crate) fn record(&mut self, stages: &Stages) {
-        let before = stages.preprocess + stages.vision + stages.prefill;
+        // Images loaded ahead count: the next may come too late for it.
+        let before = stages.ahead + stages.preprocess + stages.vision + stages.prefill;
         match self.before.iter_mut().find(|(tokens, _)| *tokens == stages.visual_tokens) {
             Some((_, window)) => window.record(before),
             None => {

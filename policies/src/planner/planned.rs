@@ -127,6 +127,14 @@ impl Policy for Planned {
         Ok(stop)
     }
 
+    fn prepare(&mut self, observation: &Observation<'_>, budget: Budget<'_>) {
+        // The choice of visual tokens remembers its answers, which this is none of.
+        if self.visual.is_none() {
+            self.choose(observation, Epoch(0), budget);
+        }
+        self.inner.prepare(observation, budget);
+    }
+
     fn inner(&self) -> Option<&dyn Policy> {
         Some(&*self.inner)
     }

@@ -293,7 +293,7 @@ impl RunReport {
         if let Some(latency) = &inference.latency_ms {
             writeln!(text, "latency    {} ms", quantiles(latency, 1))?;
         }
-        for (stage, spans) in &inference.stages_ms {
+        for (stage, spans) in inference.stages_ms.iter().filter(|(_, spans)| spans.max > 0.0) {
             writeln!(text, "  {stage:<11} {} ms", quantiles(spans, 2))?;
         }
         if let Some(span) = &control.camera_to_command_ms {

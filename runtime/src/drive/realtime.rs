@@ -165,11 +165,14 @@ impl InferenceThread<'_> {
             inference.inject(faults.output(since));
             let fresh = snapshots.value().now > answered;
             let outcome = if fresh {
-                inference.step(clock.now(), snapshots.value(), bank.refresh(), Some(clock))
+                inference.ask(clock.now(), snapshots.value(), bank.refresh(), Some(clock))
             } else {
                 StepOutcome::Idle
             };
             if outcome == StepOutcome::Idle {
+                if fresh {
+                    inference.prepare(clock.now(), snapshots.value(), bank.refresh(), clock);
+                }
                 clock.sleep_until(clock.now().saturating_add(IDLE));
                 continue;
             }
@@ -184,6 +187,7 @@ impl InferenceThread<'_> {
                 chunks.publish();
                 shared.answered.fetch_add(1, Ordering::Relaxed);
             }
+            inference.account();
             // Let the control loop take it over before asking again.
             answered = clock.now();
         }

@@ -1,9 +1,9 @@
-//! A policy that reads several observations, in the loop: the exported LeRobot Diffusion policy gives LeRobot's own answer
-//! when the loop has kept its past.
+//! The loop around exported LeRobot policies. Diffusion reads several observations, and gives LeRobot's own answer when the
+//! loop has kept its past; ACT reads one, whose images can be prepared.
 
 use super::*;
 use crate::record::{InferenceTap, Inferred};
-use endplate_hal::{JointVec, MotionTime};
+use endplate_hal::{JointVec, MonotonicClock, MotionTime};
 use endplate_policies::bundle::Arrays;
 use endplate_policies::{Bundle, BundleSource, EngineChoice, OpenLoopInputs, golden_inputs, load_policy};
 use std::path::PathBuf;
@@ -58,16 +58,23 @@ impl Stage {
                 effort_nm: None,
             });
             self.snapshot.motion.push((self.now, MotionTime::ZERO));
-            let frames: Vec<Frame> = frames.iter().map(|f| Frame { captured: self.now, ..f.clone() }).collect();
-            outcome = self.inference.step(self.now, &self.snapshot, &frames, None);
+            outcome = self.inference.step(self.now, &self.snapshot, &self.captured_now(frames), None);
         }
         outcome
     }
+
+    fn captured_now(&self, frames: &[Frame]) -> Vec<Frame> {
+        frames.iter().map(|f| Frame { captured: self.now, ..f.clone() }).collect()
+    }
+}
+
+fn bundle_of(name: &str) -> Bundle {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/tests/bundles").join(name);
+    Bundle::open(BundleSource::Directory(folder)).unwrap()
 }
 
 fn bundle() -> Bundle {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/tests/bundles/lerobot_diffusion_ddim");
-    Bundle::open(BundleSource::Directory(folder)).unwrap()
+    bundle_of("lerobot_diffusion_ddim")
 }
 
 fn golden(bundle: &Bundle) -> (OpenLoopInputs, Vec<f64>) {
@@ -121,6 +128,45 @@ fn a_past_that_was_not_seen_refuses_the_observation_and_comes_back() {
     let told = stage.inference.counts().last_refusal.clone().unwrap();
     assert!(told.contains("no observation 33.3"), "{told}");
     assert!(matches!(stage.steps(4, &inputs.frames, &inputs.state, true), StepOutcome::Answered(_)));
+}
+
+#[test]
+fn images_are_prepared_for_a_chunk_that_is_wanted_soon_in_this_epoch() {
+    let bundle = bundle_of("lerobot_act");
+    let (inputs, _) = golden(&bundle);
+    let clock = MonotonicClock::new();
+    let mut stage = Stage::new(&bundle, None);
+    let mut rows = Vec::new();
+    for (soon, epoch, is_ahead) in [(false, 0, false), (true, 0, true), (true, 1, false)] {
+        assert_eq!(stage.steps(3, &inputs.frames, &inputs.state, false), StepOutcome::Idle);
+        let frames = stage.captured_now(&inputs.frames);
+        stage.snapshot.wants_chunk_soon = soon;
+        stage.snapshot.epoch = Epoch(epoch);
+        stage.inference.prepare(stage.now, &stage.snapshot, &frames, &clock);
+        (stage.snapshot.wants_chunk, stage.snapshot.epoch) = (true, Epoch(0));
+        let outcome = stage.inference.step(stage.now, &stage.snapshot, &frames, None);
+        assert_eq!(outcome, StepOutcome::Answered(StopReason::Complete));
+        assert_eq!(stage.inference.chunk().stages().ahead > Duration::ZERO, is_ahead, "{soon}, epoch {epoch}");
+        rows.push(stage.inference.chunk().rows().to_vec());
+    }
+    assert!(rows.windows(2).all(|two| two[0] == two[1]), "prepared or not, the same answer");
+}
+
+#[test]
+fn an_answer_can_be_handed_on_before_it_is_counted_and_is_counted_once() {
+    let bundle = bundle_of("lerobot_act");
+    let (inputs, _) = golden(&bundle);
+    let mut stage = Stage::new(&bundle, None);
+    stage.steps(3, &inputs.frames, &inputs.state, false);
+    stage.snapshot.wants_chunk = true;
+    let frames = stage.captured_now(&inputs.frames);
+    let outcome = stage.inference.ask(stage.now, &stage.snapshot, &frames, None);
+    assert_eq!((outcome, stage.inference.counts().chunks), (StepOutcome::Answered(StopReason::Complete), 0));
+    for _ in 0..2 {
+        stage.inference.account();
+        assert_eq!(stage.inference.counts().chunks, 1);
+        assert!(stage.inference.counts().latency.percentiles(Duration::from_millis(1)).is_some());
+    }
 }
 
 #[test]

@@ -175,8 +175,27 @@ mod machine {
 
     fn lock_memory() -> Result<(), String> {
         // SAFETY: takes flags only.
-        check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) }).map(drop)
+        check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) })?;
+        keep_memory();
+        Ok(())
     }
+
+    /// Memory that is freed stays with the process: given back, its pages would be made and cleared anew at the next
+    /// inference.
+    #[cfg(target_env = "gnu")]
+    fn keep_memory() {
+        /// The largest that glibc takes: blocks above come from the kernel one by one.
+        const LARGEST_KEPT: libc::c_int = 32 << 20;
+        // SAFETY: takes numbers only; −1 is never to trim.
+        unsafe {
+            libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_KEPT);
+        }
+    }
+
+    /// Other allocators keep what they keep.
+    #[cfg(not(target_env = "gnu"))]
+    fn keep_memory() {}
 
     fn pin(cpu: u16) -> Result<u16, String> {
         // SAFETY: a zeroed set is an empty one; the index is checked against its size; 0 is the calling thread.

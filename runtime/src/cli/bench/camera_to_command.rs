@@ -98,13 +98,16 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
             snapshot_reader.update();
             let snapshot = snapshot_reader.value();
             if !snapshot.wants_chunk || snapshot.now <= answered {
+                if snapshot.now > answered {
+                    inference.prepare(clock.now(), snapshot, bank.refresh(), &clock);
+                }
                 clock.sleep_until(clock.now().saturating_add(Duration::from_millis(1)));
                 continue;
             }
             let hand_off = hand_offs.iter().map(|span| span.load(Ordering::Acquire)).max().unwrap_or(0);
             let begin = clock.now();
             let frames = bank.refresh();
-            let outcome = inference.step(begin, snapshot, frames, Some(&clock));
+            let outcome = inference.ask(begin, snapshot, frames, Some(&clock));
             let inferred = clock.now();
             if !matches!(outcome, StepOutcome::Answered(_)) {
                 refused += 1;
@@ -114,6 +117,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
             chunk_writer.slot().copy_from(inference.chunk());
             chunk_writer.publish();
             answered = clock.now();
+            inference.account();
             let stages = inference.chunk().stages();
             let model = stages.vision + stages.prefill + stages.decode;
             let apart = model + stages.preprocess + stages.postprocess;
@@ -124,7 +128,9 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
                 Spans {
                     ours: BTreeMap::from([
                         ("hand_off", hand_off as f64 / 1e3),
-                        ("observe", us(inferred.duration_since(begin).saturating_sub(apart))),
+                        ("observe", us(trace.observed.duration_since(begin))),
+                        ("between", us(inferred.duration_since(trace.observed).saturating_sub(apart))),
+                        ("ahead", us(stages.ahead)),
                         ("preprocess", us(stages.preprocess)),
                         ("postprocess", us(stages.postprocess)),
                         ("hand_over", us(answered.duration_since(inferred))),
@@ -160,7 +166,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
         all.put(&mut row, "span", "us");
         rows.push(row);
     };
-    for stage in ["hand_off", "observe", "preprocess", "postprocess", "hand_over", "period"] {
+    for stage in ["hand_off", "ahead", "observe", "preprocess", "postprocess", "between", "hand_over", "period"] {
         put(stage, complete.iter().map(|spans| spans.ours[stage]).collect());
     }
     put("all of ours", complete.iter().map(|spans| spans.ours.values().sum()).collect());
