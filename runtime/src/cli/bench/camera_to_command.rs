@@ -177,6 +177,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
         row.insert("cameras".to_owned(), json!(format!("2 at {}x{}, {RATE_HZ} Hz", SIZE.0, SIZE.1)));
         row.insert("chunk_count".to_owned(), complete.len().into());
         row.insert("refused".to_owned(), refused.into());
+        row.insert("last_refusal".to_owned(), inference.counts().last_refusal.clone().into());
         row.insert("granted".to_owned(), rights.as_ref().map(|rights| rights.describe()).into());
     }
     Ok(rows)
