@@ -150,7 +150,7 @@ pub struct BenchArguments {
     /// bus: share of answers that are lost.
     #[arg(long, default_value_t = 0.01)]
     drop: f64,
-    /// acceleration: ways of decoding, as of `run --decoding`; without it, those that fit the family.
+    /// acceleration: ways of decoding, as of `run --decoding`, and plain decoding in any case; without it, those that fit the family.
     #[cfg(feature = "mcap")]
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     decodings: Vec<Decoding>,

@@ -252,6 +252,11 @@ fn ways(arguments: &BenchArguments, spec: &PolicySpec) -> Vec<Way> {
         let decoding = spec.family.has_tokens().then(Decoding::default);
         ways.extend(fitted.map(|skipping| Way { decoding, skipping, pruning: Pruning::default() }));
     }
+    // What episodes of the others are compared with.
+    if !ways.iter().any(|way| way.is_plain()) {
+        let decoding = spec.family.has_tokens().then(Decoding::default);
+        ways.insert(0, Way { decoding, skipping: Skipping::Off, pruning: Pruning::default() });
+    }
     ways
 }
 
