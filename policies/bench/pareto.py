@@ -12,7 +12,13 @@ import sys
 from html import escape
 
 rows = [json.loads(line) for path in sys.argv[1:-1] for line in open(path)]
-rows = [row for row in rows if row.get("episodes")]
+# Of a way that stands in several files, the row of most episodes.
+most_played = {}
+for row in rows:
+    key = (row["bundle"], row["what"], row.get("task"))
+    if row.get("episodes", 0) > most_played.get(key, {}).get("episodes", 0):
+        most_played[key] = row
+rows = list(most_played.values())
 if not rows:
     sys.exit("no row has episodes: run the benchmark with --episodes")
 W, PANEL, LEFT, RIGHT, TOP, BOTTOM = 900, 330, 64, 30, 46, 40
@@ -71,6 +77,6 @@ for panel, task in enumerate(tasks):
         out.append(f'<circle cx="{at:.1f}" cy="{y(share(row)):.1f}" r="4.5" stroke="{colour}" stroke-width="2" fill="{"white" if beaten else colour}">'
                    f'<title>{escape(policy(row))}: {escape(row["what"])}, {row["successes"]} of {row["episodes"]}</title></circle>')
         if not beaten or row["what"] == "plain":
-            out.append(f'<text x="{at + 8:.1f}" y="{y(share(row)) + 14:.1f}" font-size="10" fill="{colour}">{escape(row["what"])}</text>')
+            out.append(f'<text x="{at + 8:.1f}" y="{y(share(row)) + (22 if row["what"] == "plain" else -10):.1f}" font-size="10" fill="{colour}">{escape(row["what"])}</text>')
 out.append("</svg>")
 open(sys.argv[-1], "w").write("\n".join(out) + "\n")
