@@ -52,6 +52,13 @@ pub struct Realtime<'a> {
 const POLL: Duration = Duration::from_millis(2);
 /// How often the inference thread looks whether a chunk is wanted.
 const IDLE: Duration = Duration::from_millis(1);
+/// The same when one will be wanted soon: a frame that comes just before is then still prepared.
+const SOON: Duration = Duration::from_micros(250);
+
+/// When an inference thread that has nothing to do looks again.
+pub fn next_look(now: Instant, snapshot: &ControlSnapshot) -> Instant {
+    now.saturating_add(if snapshot.wants_chunk_soon { SOON } else { IDLE })
+}
 
 /// Runs until `each`, called on the calling thread every period or so, ends it or `limit` has passed since `start`.
 /// Fault windows count from `start`. Returns what the machine granted the control thread.
@@ -173,7 +180,7 @@ impl InferenceThread<'_> {
                 if fresh {
                     inference.prepare(clock.now(), snapshots.value(), bank.refresh(), clock);
                 }
-                clock.sleep_until(clock.now().saturating_add(IDLE));
+                clock.sleep_until(next_look(clock.now(), snapshots.value()));
                 continue;
             }
             shared.refused.store(inference.refused_in_a_row(), Ordering::Release);

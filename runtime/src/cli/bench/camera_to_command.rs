@@ -13,6 +13,7 @@ use endplate_hal::{Clock, JointVec, MonotonicClock};
 use endplate_policies::{ActionChunk, Epoch};
 use endplate_runtime::drive::Sight;
 use endplate_runtime::drive::control_thread::{ControlLinks, ControlThread, Shared};
+use endplate_runtime::drive::realtime::next_look;
 use endplate_runtime::realtime::request;
 use endplate_runtime::watchdog::Heartbeat;
 use endplate_runtime::{
@@ -101,7 +102,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
                 if snapshot.now > answered {
                     inference.prepare(clock.now(), snapshot, bank.refresh(), &clock);
                 }
-                clock.sleep_until(clock.now().saturating_add(Duration::from_millis(1)));
+                clock.sleep_until(next_look(clock.now(), snapshot));
                 continue;
             }
             let hand_off = hand_offs.iter().map(|span| span.load(Ordering::Acquire)).max().unwrap_or(0);
@@ -177,7 +178,6 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
         row.insert("cameras".to_owned(), json!(format!("2 at {}x{}, {RATE_HZ} Hz", SIZE.0, SIZE.1)));
         row.insert("chunk_count".to_owned(), complete.len().into());
         row.insert("refused".to_owned(), refused.into());
-        row.insert("last_refusal".to_owned(), inference.counts().last_refusal.clone().into());
         row.insert("granted".to_owned(), rights.as_ref().map(|rights| rights.describe()).into());
     }
     Ok(rows)
