@@ -35,7 +35,7 @@ def share(row):
 
 
 def policy(row):
-    return f"{row['bundle'].removeprefix('pick-cube-')}"
+    return row["bundle"].removeprefix("pick-cube-")
 
 
 def is_beaten(row):

@@ -53,11 +53,11 @@ const POLL: Duration = Duration::from_millis(2);
 /// How often the inference thread looks whether a chunk is wanted.
 const IDLE: Duration = Duration::from_millis(1);
 /// The same when one will be wanted soon: a frame that comes just before is then still prepared.
-const SOON: Duration = Duration::from_micros(250);
+const IDLE_BEFORE_A_CHUNK: Duration = Duration::from_micros(250);
 
 /// When an inference thread that has nothing to do looks again.
 pub fn next_look(now: Instant, snapshot: &ControlSnapshot) -> Instant {
-    now.saturating_add(if snapshot.wants_chunk_soon { SOON } else { IDLE })
+    now.saturating_add(if snapshot.wants_chunk_soon { IDLE_BEFORE_A_CHUNK } else { IDLE })
 }
 
 /// Runs until `each`, called on the calling thread every period or so, ends it or `limit` has passed since `start`.
