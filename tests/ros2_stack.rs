@@ -315,6 +315,9 @@ fn python(variable: &str, usual: &str) -> PathBuf {
     python
 }
 
+/// What an operator's script ends with where its robot got no time to run.
+const MACHINE_TOO_BUSY: i32 = 75;
+
 /// An operator nobody here wrote the middleware of, in a network of its own where this machine allows that.
 fn operated_by(python: &Path, script: &str, words: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("ros2/tests/peers").join(script);
@@ -327,7 +330,15 @@ fn operated_by(python: &Path, script: &str, words: &[&str]) {
             command
         }
     };
-    let status = command.arg(&script).arg(env!("CARGO_BIN_EXE_endplate")).args(words).status().unwrap();
+    command.arg(&script).arg(env!("CARGO_BIN_EXE_endplate")).args(words);
+    let mut status = command.status().unwrap();
+    for _ in 0..2 {
+        if status.code() != Some(MACHINE_TOO_BUSY) {
+            break;
+        }
+        println!("{}: the machine was too busy; again", script.display());
+        status = command.status().unwrap();
+    }
     assert!(status.success(), "{}: {status}", script.display());
 }
 
