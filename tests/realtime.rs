@@ -145,6 +145,29 @@ fn rights_that_are_required_and_not_granted_refuse_the_run() {
 }
 
 #[test]
+fn a_run_on_huge_pages_says_what_was_moved() {
+    let supervisor = Supervisor::new();
+    let robot = robot(supervisor.folder.path(), |text| {
+        text.replace("[[arms]]", "[control.realtime]\nhuge_pages = true\n[[arms]]")
+    });
+    let file = supervisor.path("out.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_endplate"))
+        .args(["run", "--robot", &robot, "--realtime", "--episodes", "1", "--json", file.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{error}");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let moved = &report["huge_pages"];
+    if moved.is_null() {
+        assert!(format!("{said}{error}").contains("not on huge pages: "), "{said}{error}");
+        return eprintln!("this kernel moves nothing");
+    }
+    assert!(moved["heap_bytes"].as_u64().unwrap() + moved["text_bytes"].as_u64().unwrap() > 0, "{moved}");
+    assert!(moved["heap_bytes"].as_u64() <= moved["of_heap_bytes"].as_u64(), "{moved}");
+}
+
+#[test]
 fn impossible_requests_name_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let tight = robot(folder.path(), |text| text.replace("deadline_ms = 250.0", "deadline_ms = 5.0"));

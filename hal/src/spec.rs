@@ -139,12 +139,14 @@ pub struct RealtimeSpec {
     pub cpu: Option<u16>,
     /// Whether all memory is locked, so that no page of it is ever fetched from disk.
     pub lock_memory: bool,
+    /// Whether memory and program text are moved to huge pages before activation, which takes tenths of a second of start.
+    pub huge_pages: bool,
 }
 
 impl Default for RealtimeSpec {
-    /// Priority 80 (above the kernel's interrupt threads at 50), no core, memory locked.
+    /// Priority 80 (above the kernel's interrupt threads at 50), no core, memory locked, pages as they are.
     fn default() -> Self {
-        Self { priority: 80, cpu: None, lock_memory: true }
+        Self { priority: 80, cpu: None, lock_memory: true, huge_pages: false }
     }
 }
 
@@ -212,6 +214,7 @@ struct RawRealtime {
     priority: Option<u8>,
     cpu: Option<u16>,
     lock_memory: Option<bool>,
+    huge_pages: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -446,7 +449,12 @@ fn validate_realtime(check: &Validator, raw: &RawRealtime) -> Result<RealtimeSpe
     if let Some(cpu) = raw.cpu.filter(|cpu| *cpu >= 1024) {
         return check.refuse("control.realtime.cpu", cpu, "write the number of a core, 0 to 1023");
     }
-    Ok(RealtimeSpec { priority, cpu: raw.cpu, lock_memory: raw.lock_memory.unwrap_or(default.lock_memory) })
+    Ok(RealtimeSpec {
+        priority,
+        cpu: raw.cpu,
+        lock_memory: raw.lock_memory.unwrap_or(default.lock_memory),
+        huge_pages: raw.huge_pages.unwrap_or(default.huge_pages),
+    })
 }
 
 /// One id, one servo, on each bus.
@@ -612,8 +620,13 @@ mod tests {
         let with = |table: &str| SO101_SIM.replace("[[arms]]", &format!("[control.realtime]\n{table}\n[[arms]]"));
         let robot = RobotSpec::from_toml_str(SO101_SIM, "so101_sim").unwrap();
         assert_eq!(robot.control.realtime, RealtimeSpec::default());
-        let robot = RobotSpec::from_toml_str(&with("priority = 60\ncpu = 1\nlock_memory = false"), "robot").unwrap();
-        assert_eq!(robot.control.realtime, RealtimeSpec { priority: 60, cpu: Some(1), lock_memory: false });
+        let robot =
+            RobotSpec::from_toml_str(&with("priority = 60\ncpu = 1\nlock_memory = false\nhuge_pages = true"), "robot")
+                .unwrap();
+        assert_eq!(
+            robot.control.realtime,
+            RealtimeSpec { priority: 60, cpu: Some(1), lock_memory: false, huge_pages: true }
+        );
         let top = error(&with("priority = 99"));
         assert!(top.contains("control.realtime.priority = 99") && top.contains("1 to 98"), "{top}");
         assert!(error(&with("core = 1")).contains("core"));

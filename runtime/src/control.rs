@@ -783,9 +783,10 @@ impl ControlLoop {
         snapshot.now = now;
         let follows =
             self.lifecycle == Lifecycle::Active && self.latched.is_none() && self.operation == Operation::Following;
-        let wants = |motion| follows && self.scheduler.wants_chunk(now, motion);
-        snapshot.wants_chunk = wants(self.motion);
-        snapshot.wants_chunk_soon = wants(self.motion.saturating_add(SOON));
+        let wants =
+            |ahead| follows && self.scheduler.wants_chunk(now.saturating_add(ahead), self.motion.saturating_add(ahead));
+        snapshot.wants_chunk = wants(Duration::ZERO);
+        snapshot.wants_chunk_soon = wants(SOON);
         snapshot.epoch = self.scheduler.epoch();
         snapshot.states.copy_from(&self.states);
         snapshot.motion.clear();

@@ -144,6 +144,9 @@ pub struct BenchArguments {
     /// How long, s: bus (600 unless given); jitter, camera_to_command and wire, each side, all windows together (60).
     #[arg(long)]
     seconds: Option<f64>,
+    /// camera_to_command: memory and text on huge pages first, as `control.realtime.huge_pages` of a robot asks for it.
+    #[arg(long)]
+    huge_pages: bool,
     /// bus: share of answers with changed bytes.
     #[arg(long, default_value_t = 0.01)]
     corrupt: f64,

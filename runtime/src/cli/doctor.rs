@@ -3,12 +3,16 @@
 use super::bundle::{EngineName, PolicyArguments};
 use super::error::CliError;
 use clap::Args;
+use core::time::Duration;
 use endplate_hal::RealtimeSpec;
 use endplate_policies::load_policy;
 use endplate_runtime::power::PowerState;
 use endplate_runtime::realtime;
 use serde_json::json;
 use std::path::PathBuf;
+
+/// A touch that takes longer on average is a host's doing.
+const SLOW_TOUCH: Duration = Duration::from_micros(3);
 
 /// Arguments of `endplate doctor`.
 #[derive(Args)]
@@ -111,6 +115,18 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
         found: rights.describe(),
         fix: "run as root, or grant CAP_SYS_NICE and CAP_IPC_LOCK (LimitRTPRIO and LimitMEMLOCK in a systemd unit)",
     });
+    if let Some(touch) = realtime::touch_after_rest() {
+        lines.push(Line {
+            what: "memory at hand",
+            pass: touch < SLOW_TOUCH,
+            need: Need::Advised,
+            found: format!(
+                "touching a page that was left alone for a second takes {:.1} us",
+                touch.as_secs_f64() * 1e6
+            ),
+            fix: "a host takes memory from this machine: huge_pages = true under [control.realtime] of the robot file",
+        });
+    }
     let power = PowerState::read();
     lines.push(Line {
         what: "thermal and power state",

@@ -182,6 +182,9 @@ pub fn publish_report(arguments: &RunArguments, report: &RunReport) -> Result<()
 pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
     #[allow(unused_mut)] // without servo buses
     let mut robot = open_robot(arguments.robot.as_ref())?;
+    if robot.control.realtime.huge_pages {
+        endplate_runtime::realtime::gather_heap();
+    }
     #[cfg(feature = "serial")]
     super::robot_file::set_ports(&mut robot, &arguments.operator.port)?;
     #[cfg(feature = "zenoh")]

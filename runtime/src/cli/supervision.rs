@@ -9,7 +9,7 @@ use endplate_hal::{Clock, ControlSpec, Instant, RobotSpec};
 use endplate_runtime::drive::orders::Orders;
 use endplate_runtime::power::{PowerState, SpeedWatch};
 use endplate_runtime::prometheus::MetricsServer;
-use endplate_runtime::realtime::{RealtimeRights, RightsReport, probe};
+use endplate_runtime::realtime::{HugePages, PageKeeper, RealtimeRights, RightsReport, probe, use_huge_pages};
 use endplate_runtime::signals::StopRequest;
 use endplate_runtime::watchdog::{Heartbeat, Watchdog, WatchdogOptions};
 use endplate_runtime::{BudgetAccount, BudgetReport, Rung, StampReader, StampWriter, Tick, stamp_ring};
@@ -34,6 +34,8 @@ pub struct Supervision {
     pub stamps: StampWriter,
     /// What the machine granted; `None` in simulated time.
     pub rights: Option<RealtimeRights>,
+    /// Keeps what was moved to huge pages at hand; `None` when it was not asked for or not granted.
+    huge_pages: Option<PageKeeper>,
     reader: StampReader,
     account: Arc<Mutex<BudgetAccount>>,
     watchdog: Option<Watchdog>,
@@ -54,6 +56,7 @@ impl Supervision {
             heartbeat: Arc::default(),
             stamps,
             rights: None,
+            huge_pages: None,
             reader,
             account: Arc::new(Mutex::new(BudgetAccount::new(rules.deadline))),
             watchdog: None,
@@ -91,6 +94,22 @@ impl Supervision {
                 return Err(CliError::Input(message.to_owned()));
             }
             return Ok(this);
+        }
+        if robot.control.realtime.huge_pages {
+            let moved = use_huge_pages();
+            let words = match &moved {
+                Ok(keeper) => keeper.pages().to_string(),
+                Err(reason) => format!("not on huge pages: {reason}"),
+            };
+            view.line(&format!("memory     {words}"));
+            if let (true, Err(reason)) = (arguments.require_realtime, &moved) {
+                return Err(CliError::Failed(format!(
+                    "--require-realtime: control.realtime.huge_pages: not granted: {reason}; it takes Linux 6.1 and \
+                     /sys/kernel/mm/transparent_hugepage/enabled at madvise or always"
+                )));
+            }
+            this.huge_pages = moved.ok();
+            startup::mark("huge_pages");
         }
         let rights = probe(&robot.control.realtime);
         view.line(&format!("control    {}", rights.describe()));
@@ -142,6 +161,7 @@ impl Supervision {
         }
         SupervisionReport {
             realtime: self.rights.as_ref().map(RealtimeRights::report),
+            huge_pages: self.huge_pages.as_ref().map(PageKeeper::pages),
             budget: account.report(),
             startup_ms: startup::marks(),
             throttled: self.power.as_ref().map(|before| after.throttling_since(before)).unwrap_or_default(),
@@ -220,6 +240,8 @@ pub fn has_stopped(tick: &Tick, looks: &mut u32) -> bool {
 pub struct SupervisionReport {
     /// Asked and granted; null in simulated time.
     pub realtime: Option<RightsReport>,
+    /// What was moved to huge pages; null when it was not asked for or not granted.
+    pub huge_pages: Option<HugePages>,
     /// The account of every command.
     pub budget: BudgetReport,
     /// From the start of the process, by step.

@@ -6,7 +6,7 @@ use crate::control::{CameraHealth, ControlLoop, ControlSnapshot, Inbox};
 use crate::crossing::{Reader, Writer};
 use crate::fault::FaultPlan;
 use crate::metrics::{CommandStamps, Samples, StampWriter};
-use crate::realtime::Pacer;
+use crate::realtime::{Pacer, touch_stack};
 use crate::watchdog::Heartbeat;
 use endplate_hal::{Clock, ControlSpec, Instant, Pacing};
 use endplate_policies::{ActionChunk, Epoch};
@@ -120,6 +120,7 @@ impl ControlThread<'_> {
             links.sights.publish();
             control.snapshot(woke, links.snapshots.slot());
             links.snapshots.publish();
+            touch_stack();
         }
     }
 }

@@ -180,6 +180,7 @@ impl InferenceThread<'_> {
                 if fresh {
                     inference.prepare(clock.now(), snapshots.value(), bank.refresh(), clock);
                 }
+                realtime::touch_stack();
                 clock.sleep_until(next_look(clock.now(), snapshots.value()));
                 continue;
             }

@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 /// Blocks of this many bytes and more: camera frames, and nothing small that many of would be held.
 const LARGE: usize = 512 * 1024;
 /// A huge page of x86-64 and of arm64 with 4 KiB pages, bytes.
-const HUGE_PAGE: usize = 2 * 1024 * 1024;
+pub(super) const HUGE_PAGE: usize = 2 * 1024 * 1024;
 
 /// The system's allocator, which puts large blocks on whole huge pages where the kernel gives them.
 ///
@@ -97,6 +97,22 @@ fn advise(block: *mut u8, size: usize) {
 
 #[cfg(not(target_os = "linux"))]
 fn advise(_block: *mut u8, _size: usize) {}
+
+/// Memory that is freed stays with the process: given back, its pages would be made and cleared anew at the next inference.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(super) fn keep_memory() {
+    /// The largest that glibc takes: blocks above come from the kernel one by one.
+    const LARGEST_KEPT: libc::c_int = 32 << 20;
+    // SAFETY: takes numbers only; −1 is never to trim.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_KEPT);
+    }
+}
+
+/// Other allocators keep what they keep.
+#[cfg(all(target_os = "linux", not(target_env = "gnu")))]
+pub(super) fn keep_memory() {}
 
 #[cfg(test)]
 mod tests {

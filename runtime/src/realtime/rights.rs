@@ -1,10 +1,13 @@
 //! What the control thread asks of the machine, and what it was granted.
 
+use core::mem::MaybeUninit;
 use endplate_hal::RealtimeSpec;
 use serde::Serialize;
 
 /// Stack touched in advance, so that the control loop never waits for a page of its own stack.
 const PREFAULTED_STACK: usize = 256 * 1024;
+/// Of which so much is kept at hand.
+const WAITING_STACK: usize = 64 * 1024;
 /// How exactly the kernel ends a wait, ns; the default is 50,000. It counts under ordinary scheduling only.
 const TIMER_SLACK_NS: u64 = 1;
 
@@ -131,18 +134,31 @@ pub fn probe(asked: &RealtimeSpec) -> RealtimeRights {
 }
 
 /// Touches every page of the stack the control loop may use.
-#[inline(never)]
 fn prefault_stack() {
-    let mut stack = [0u8; PREFAULTED_STACK];
+    touch::<PREFAULTED_STACK>();
+}
+
+/// Touches the stack that a thread which waits will go down to: its pages are at hand when it has something to do.
+///
+/// # Real-time
+/// Does not allocate, lock or block.
+pub fn touch_stack() {
+    touch::<WAITING_STACK>();
+}
+
+#[inline(never)]
+fn touch<const BYTES: usize>() {
+    let mut stack = [const { MaybeUninit::<u8>::uninit() }; BYTES];
     for byte in stack.iter_mut().step_by(4096) {
         // SAFETY: writes through a valid exclusive reference; volatile so that the write stays.
-        unsafe { core::ptr::write_volatile(byte, 1) };
+        unsafe { core::ptr::write_volatile(byte.as_mut_ptr(), 1) };
     }
 }
 
 #[cfg(target_os = "linux")]
 mod machine {
     use super::{RealtimeRights, RealtimeSpec, TIMER_SLACK_NS};
+    use crate::realtime::pages::keep_memory;
     use std::io::Error;
 
     pub fn request(asked: &RealtimeSpec) -> RealtimeRights {
@@ -179,23 +195,6 @@ mod machine {
         keep_memory();
         Ok(())
     }
-
-    /// Memory that is freed stays with the process: given back, its pages would be made and cleared anew at the next
-    /// inference.
-    #[cfg(target_env = "gnu")]
-    fn keep_memory() {
-        /// The largest that glibc takes: blocks above come from the kernel one by one.
-        const LARGEST_KEPT: libc::c_int = 32 << 20;
-        // SAFETY: takes numbers only; −1 is never to trim.
-        unsafe {
-            libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
-            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_KEPT);
-        }
-    }
-
-    /// Other allocators keep what they keep.
-    #[cfg(not(target_env = "gnu"))]
-    fn keep_memory() {}
 
     fn pin(cpu: u16) -> Result<u16, String> {
         // SAFETY: a zeroed set is an empty one; the index is checked against its size; 0 is the calling thread.

@@ -14,7 +14,7 @@ use endplate_policies::{ActionChunk, Epoch};
 use endplate_runtime::drive::Sight;
 use endplate_runtime::drive::control_thread::{ControlLinks, ControlThread, Shared};
 use endplate_runtime::drive::realtime::next_look;
-use endplate_runtime::realtime::request;
+use endplate_runtime::realtime::{PageKeeper, gather_heap, request, touch_stack, use_huge_pages};
 use endplate_runtime::watchdog::Heartbeat;
 use endplate_runtime::{
     CommandStamps, ControlSnapshot, FaultPlan, InferenceLoop, Samples, StampReader, StepOutcome, stamp_ring,
@@ -40,6 +40,9 @@ struct Spans {
 /// Every row of the table.
 pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let clock = MonotonicClock::new();
+    if arguments.huge_pages {
+        gather_heap();
+    }
     let (bundle, loaded) = arguments.policy.load()?;
     let robot = open_robot(None)?;
     let middle = JointVec::from_fn(robot.joints.len(), |joint| {
@@ -57,6 +60,8 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let (mut chunk_writer, chunks) = triple_buffer(|| ActionChunk::for_spec(bundle.spec()));
     let (snapshots, mut snapshot_reader) = triple_buffer(ControlSnapshot::new);
     let (sights, _sight_reader) = triple_buffer(Sight::default);
+    let keeper = arguments.huge_pages.then(use_huge_pages).transpose();
+    let keeper = keeper.map_err(|reason| CliError::Failed(format!("--huge-pages: {reason}")))?;
     control.activate(clock.now(), Epoch(0)).map_err(CliError::failed)?;
     let end = clock.now().saturating_add(Duration::from_secs_f64(arguments.seconds()));
     let mut chunks_seen: Vec<(u64, Spans)> = Vec::new();
@@ -102,6 +107,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
                 if snapshot.now > answered {
                     inference.prepare(clock.now(), snapshot, bank.refresh(), &clock);
                 }
+                touch_stack();
                 clock.sleep_until(next_look(clock.now(), snapshot));
                 continue;
             }
@@ -178,6 +184,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
         row.insert("cameras".to_owned(), json!(format!("2 at {}x{}, {RATE_HZ} Hz", SIZE.0, SIZE.1)));
         row.insert("chunk_count".to_owned(), complete.len().into());
         row.insert("refused".to_owned(), refused.into());
+        row.insert("huge_pages".to_owned(), json!(keeper.as_ref().map(PageKeeper::pages)));
         row.insert("granted".to_owned(), rights.as_ref().map(|rights| rights.describe()).into());
     }
     Ok(rows)
