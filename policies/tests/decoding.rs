@@ -159,6 +159,8 @@ fn bins_go_on_from_the_rows_they_are_given() {
             result.unwrap();
             (chunk, policy.tokens().to_vec())
         };
+        let (chunk, _) = given("plain", &free.rows()[..5 * dims]);
+        assert_eq!(chunk.rows(), free.rows(), "given what it would have said itself, it says the rest");
         let (chunk, tokens) = given("plain", &raised);
         assert_eq!(chunk.rows()[..3 * dims], raised[..3 * dims], "what is given comes out as it is");
         assert_ne!(chunk.rows()[3 * dims..], free.rows()[3 * dims..], "what follows is decoded behind it");

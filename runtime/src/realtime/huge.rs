@@ -286,28 +286,28 @@ mod machine {
         let copy = pages + first;
         let result = copy_and_move(range, &(pages..pages + whole), copy);
         let left = match result {
-            Ok(()) => [room.addr()..copy, copy + range.len()..ends],
+            Ok(_) => [room.addr()..copy, copy + range.len()..ends],
             Err(_) => [room.addr()..ends, ends..ends],
         };
         for left in left.into_iter().filter(|left| !left.is_empty()) {
             // SAFETY: what is left of the mapping made above, which nothing refers to.
             unsafe { libc::munmap(left.start as *mut _, left.len()) };
         }
-        result?;
+        let moved = result?;
         for (part, _) in parts.iter().filter(|part| !part.1) {
             // SAFETY: constants of the program, which were no more than readable before.
             unsafe { libc::mprotect(part.start as *mut _, part.len(), libc::PROT_READ) };
         }
-        Ok(range.len())
+        Ok(moved.min(range.len()))
     }
 
     /// What is moved may hold the instructions that move it: it takes their place in one step, and executable.
-    fn copy_and_move(from: &Range<usize>, pages: &Range<usize>, copy: usize) -> Result<(), String> {
+    fn copy_and_move(from: &Range<usize>, pages: &Range<usize>, copy: usize) -> Result<usize, String> {
         let size = from.len();
         // SAFETY: `copy..copy + size` lies in a mapping of the caller's that nothing refers to; the range is mapped readable
         // and nobody writes to it.
         unsafe { core::ptr::copy_nonoverlapping(from.start as *const u8, copy as *mut u8, size) };
-        collapse(pages)?;
+        let moved = collapse(pages)?;
         // SAFETY: as above; the move puts the same bytes in the place of those every thread reads, in one step.
         unsafe {
             if libc::mprotect(pages.start as *mut _, pages.len(), libc::PROT_READ | libc::PROT_EXEC) != 0 {
@@ -318,7 +318,7 @@ mod machine {
                 return Err(Error::last_os_error().to_string());
             }
         }
-        Ok(())
+        Ok(moved)
     }
 
     #[cfg(target_env = "gnu")]
