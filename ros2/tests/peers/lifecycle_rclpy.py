@@ -28,12 +28,12 @@ from sensor_msgs.msg import Image, JointState  # noqa: E402
 from std_msgs.msg import Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
-HELD_RAD, MOVED_RAD = 0.1, 2e-2
-ARM = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll"]
+from operated_arm import MACHINE_TOO_BUSY, MOVED_RAD, commands, held, states, travel, until  # noqa: E402
+
 binary, transport = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "dds"
 rclpy.init()
 me = rclpy.create_node("operator")
-states, commands, events, parts, lines, frames, changes = [], [], [], {}, [], [], []
+events, parts, lines, frames, changes = [], {}, [], [], []
 me.create_subscription(JointState, "/joint_states", lambda m: states.append(
     (time.monotonic(), dict(zip(m.name, m.position)))), qos_profile_sensor_data)
 me.create_subscription(Float64MultiArray, "/position_controller/commands",
@@ -52,13 +52,6 @@ executor = SingleThreadedExecutor()
 executor.add_node(me)
 threading.Thread(target=executor.spin, daemon=True).start()
 clients = {}
-
-
-def until(what, happened, seconds=30):
-    deadline = time.time() + seconds
-    while not happened():
-        assert time.time() < deadline, f"{what} did not happen"
-        time.sleep(0.02)
 
 
 def call(kind, name, **fields):
@@ -82,24 +75,6 @@ def state():
     return call(GetState, "get_state").current_state.label
 
 
-def travel(since):
-    """How far the joints of the arm (not its jaw) went since an instant, rad."""
-    seen = [position for at, position in list(states) if at >= since]
-    assert seen, "the robot is silent"
-    return max(max(one[joint] for one in seen) - min(one[joint] for one in seen) for joint in ARM)
-
-
-def held(what):
-    """No command comes for a hundred states of the robot, and its servos hold it: under load they creep. The jaw, which is
-    slow, may still be on its way to its last goal."""
-    until("the last command", lambda: not commands or time.monotonic() - commands[-1][0] > 0.5)
-    since, sent, heard = time.monotonic(), len(commands), len(states)
-    until("a hundred joint states", lambda: len(states) >= heard + 100)
-    moved, sent = travel(since), len(commands) - sent
-    assert moved < HELD_RAD and sent == 0, f"{what}: the arm moved {moved:.4f} rad on {sent} commands"
-    print(f"{what}: {moved * 1e3:.3f} mrad in {time.monotonic() - since:.1f} s, no command")
-
-
 def stopped(what):
     """Braking ends: twenty commands name the same goal, and so do the hundred that follow."""
     first, since = len(commands), time.monotonic()
@@ -113,7 +88,7 @@ def stopped(what):
 
 def moves(what):
     since = time.monotonic()
-    until("motion", lambda: time.monotonic() - since > 0.5 and states[-1][0] > since and travel(since) > MOVED_RAD)
+    until("motion", lambda: time.monotonic() - since > 0.5 and travel(since) > MOVED_RAD)
     print(f"{what}: {travel(since) * 1e3:.0f} mrad, {sum(at > since for at, _ in commands)} commands")
 
 
@@ -174,7 +149,7 @@ except BaseException:
         one.kill()
         print(one.communicate()[1], file=sys.stderr)
     if any("no joint state came" in line for line in lines):
-        os._exit(75)
+        os._exit(MACHINE_TOO_BUSY)
     raise
 finally:
     for one in (node, robot):

@@ -14,6 +14,8 @@ import time
 import zenoh
 from rosbags.typesys import Stores, get_typestore
 
+from operated_arm import MACHINE_TOO_BUSY, MOVED_RAD, commands, held, states, travel, until
+
 store = get_typestore(Stores.ROS2_JAZZY)
 with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
@@ -23,9 +25,6 @@ for path, text in [("mode", '"router"'), ("listen/endpoints", f'["{endpoint}"]')
                    ("scouting/multicast/enabled", "false")]:
     config.insert_json5(path, text)
 session = zenoh.open(config)
-states, commands = [], []
-HELD_RAD, MOVED_RAD = 0.1, 2e-2
-ARM = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll"]
 
 
 def on_state(sample):
@@ -38,15 +37,8 @@ def on_command(sample):
     commands.append((time.monotonic(), list(message.data)))
 
 
-held = [session.declare_subscriber("endplate/joint_states", on_state),
-        session.declare_subscriber("endplate/position_controller/commands", on_command)]
-
-
-def until(what, happened, seconds=30):
-    deadline = time.time() + seconds
-    while not happened():
-        assert time.time() < deadline, f"{what} did not happen"
-        time.sleep(0.05)
+subscriptions = [session.declare_subscriber("endplate/joint_states", on_state),
+                 session.declare_subscriber("endplate/position_controller/commands", on_command)]
 
 
 def ask(key, payload=None):
@@ -54,21 +46,6 @@ def ask(key, payload=None):
         if reply.ok:
             return json.loads(reply.ok.payload.to_string())
     return None
-
-
-def travel(since):
-    """How far the joints of the arm (not its jaw) went since an instant, rad."""
-    seen = [position for at, position in list(states) if at >= since]
-    return max(max(one[joint] for one in seen) - min(one[joint] for one in seen) for joint in ARM) if seen else 0.0
-
-
-def stays():
-    """No command comes for a hundred states of the robot, and its servos hold the arm: under load they creep."""
-    until("the last command", lambda: not commands or time.monotonic() - commands[-1][0] > 0.5)
-    since, sent, heard = time.monotonic(), len(commands), len(states)
-    until("a hundred joint states", lambda: len(states) >= heard + 100)
-    moved, sent = travel(since), len(commands) - sent
-    assert moved < HELD_RAD and sent == 0, f"the arm moved {moved:.4f} rad on {sent} commands"
 
 
 def start(*words):
@@ -84,7 +61,7 @@ try:
     status = ask("status")
     assert status["state"] == "unconfigured" and "joint_states" in status["parts"], status
     until("cameras", lambda: ask("status")["parts"]["camera/front"]["level"] == "fine")
-    stays()
+    held("not enabled")
     assert not commands, "motion without an enable"
     answer = ask("enable", "true")
     assert not answer["success"] and "instruction" in answer["message"], answer
@@ -99,7 +76,7 @@ try:
     moved = travel(since)
     assert ask("enable", "false")["success"]
     until("the end of motion", lambda: ask("status")["state"] == "inactive")
-    stays()
+    held("disabled")
     # Without an attachment or a graph a robot that was started anew is told by its silence, or by its session.
     print(f"eclipse-zenoh: told, enabled, moved {moved * 1e3:.0f} mrad on {len(commands)} commands, stopped; "
           f"{len(states)} joint states")
@@ -112,6 +89,6 @@ finally:
             print(said, file=sys.stderr)
             silent |= "no joint state came" in said
     if silent:
-        os._exit(75)
+        os._exit(MACHINE_TOO_BUSY)
     session.close()
 assert node.returncode == 0 and robot.returncode == 0

@@ -125,7 +125,6 @@ pub fn touch_after_rest() -> Option<Duration> {
 
 /// Neighbouring mappings that are moved as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 enum Region {
     /// Private memory.
     Heap(Range<usize>),
@@ -145,7 +144,6 @@ impl Region {
 }
 
 /// What `/proc/self/maps` has of heap and of programs. A file that is only read is not a program.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 fn regions(maps: &str) -> Vec<Region> {
     let mut regions = Vec::new();
     let mut image = (Vec::new(), "");
