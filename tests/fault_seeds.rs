@@ -46,7 +46,7 @@ fn plans_and_handovers_that_make_no_sense_say_why() {
         (["--fault-plan", "random:x"], ["random:x", "whole number"]),
         (["--handover", "swich"], ["swich", "switch, blend, ensemble, rtc"]),
         (["--handover", "prefix"], ["pick-cube-fast", "use `rtc`"]),
-        (["--handover", "ensemble:ask=executed"], ["pick-cube-fast", "ask=every"]),
+        (["--handover", "ensemble:ask=executed"], ["pick-cube-fast", "ask=each_row"]),
         (["--handover", "naive_asynchronous"], ["baseline", "evaluate"]),
         (["--handover", "switch:ask=99_rows"], ["16 rows", "15 or fewer"]),
     ] {

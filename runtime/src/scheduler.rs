@@ -103,7 +103,7 @@ impl ChunkScheduler {
             velocity_rad_s: JointVec::from_fn(dims, |_| f64::INFINITY),
             current: Track::new(dims),
             next: Track::new(dims),
-            ensemble: Ensemble::new(dims),
+            ensemble: Ensemble::default(),
             asked: None,
             latencies: [Duration::ZERO; LATENCIES],
             latency_count: 0,
@@ -115,6 +115,10 @@ impl ChunkScheduler {
 
     /// Hands over in another way: `blending` by dimension, and how fast each joint may be asked to go.
     pub fn set_handover(&mut self, handover: Handover, blending: &[Blending], velocity_rad_s: JointVec) {
+        self.ensemble = match handover.mode {
+            Mode::Ensemble { .. } => Ensemble::new(self.dims),
+            _ => Ensemble::default(),
+        };
         self.handover = handover;
         self.blending = blending.to_vec();
         self.velocity_rad_s = velocity_rad_s;
@@ -189,7 +193,7 @@ impl ChunkScheduler {
         if self.next.is_empty() || (self.next.row_at(motion) < 0.0 && goes_on) {
             return;
         }
-        if matches!(self.handover.mode, Mode::Ensemble { .. }) && !self.current.is_empty() {
+        if !self.current.is_empty() {
             self.ensemble.push(&self.current);
         }
         core::mem::swap(&mut self.current, &mut self.next);
@@ -465,6 +469,25 @@ mod tests {
         let share = (-1.0f64).exp() / (1.0 + (-1.0f64).exp());
         assert!((position[0] - (2.0 * (1.0 - share) + 4.0 * share)).abs() < 1e-9, "{position:?}");
         assert_eq!(position[1], 4.0, "a gripper follows the newest");
+    }
+
+    #[test]
+    fn an_ensemble_is_of_a_chunk_a_row_and_of_all_that_have_a_row() {
+        let mut scheduler = handing_over("ensemble:decay=0");
+        let wants = |scheduler: &ChunkScheduler, at: u64| scheduler.wants_chunk(instant(at), motion(at));
+        assert!(!wants(&scheduler, 99) && wants(&scheduler, 100));
+        let horizon = 60;
+        for k in 0..horizon as u64 {
+            let mut long = ActionChunk::new(horizon, 2);
+            long.rows_mut().fill(k as f64);
+            let anchor = Anchor { motion: motion(100 * k), captured: instant(100 * k) };
+            long.set(Duration::from_millis(100), anchor, Epoch(0), None, Stages::default());
+            scheduler.offer(instant(100 * k), motion(100 * k), &long).unwrap();
+        }
+        let mean = |at: u64| scheduler.sample(instant(5_900), motion(at)).unwrap().position_rad[0];
+        assert!((mean(5_900) - 29.5).abs() < 1e-9, "all sixty, at the last row of the first: {}", mean(5_900));
+        assert!((mean(5_950) - 30.0).abs() < 1e-9, "{}", mean(5_950));
+        assert!(wants(&scheduler, 6_300), "an answer that took long is followed by the next question at once");
     }
 
     #[test]

@@ -2,15 +2,15 @@
 //! has a say in it, by `exp(−m·i)`, where i = 0 is the *oldest*.
 
 use super::track::Track;
-use crate::scheduler::Reference;
+use crate::scheduler::{MAX_ROWS, Reference};
 use endplate_hal::MotionTime;
 use endplate_policies::{Blending, Interpolation};
 
-/// Older chunks kept beside the newest; the oldest of more have next to no rows left.
-const OLDER: usize = 15;
+/// Older chunks kept beside the newest: of a chunk a row, all that still have a row.
+const OLDER: usize = MAX_ROWS - 1;
 
 /// The chunks before the newest.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ensemble {
     /// A ring; empty ones have no rows.
     older: Vec<Track>,
@@ -29,8 +29,10 @@ impl Ensemble {
 
     /// Keeps a chunk that a newer one replaces.
     pub(crate) fn push(&mut self, track: &Track) {
-        self.older[self.next].copy_from(track);
-        self.next = (self.next + 1) % OLDER;
+        if let Some(oldest) = self.older.get_mut(self.next) {
+            oldest.copy_from(track);
+            self.next = (self.next + 1) % self.older.len();
+        }
     }
 
     /// Averages `newest`, the newest chunk's reference, with those of the older ones. Dimensions that latch stay the

@@ -102,7 +102,7 @@ pub enum HandoverError {
 }
 
 const MODES: &str = "switch, blend, ensemble, rtc, prefix";
-const OPTIONS: &str = "project, lead=Nms, catch_up=SHARE, ask=every, ask=executed, ask=N_rows, ask=Nms, old=SHARE (blend), decay=M (ensemble), \
+const OPTIONS: &str = "project, lead=Nms, catch_up=SHARE, ask=every, ask=each_row, ask=executed, ask=N_rows, ask=Nms, old=SHARE (blend), decay=M (ensemble), \
                        beta=B (rtc)";
 
 impl Handover {
@@ -118,7 +118,7 @@ impl Handover {
             "switch" => Mode::Switch,
             "blend" => Mode::Blend { old_share: 0.3 },
             "ensemble" => {
-                handover.trigger = Trigger::Every;
+                handover.trigger = Trigger::EachRow;
                 Mode::Ensemble { decay: 0.01 }
             }
             "rtc" => Mode::Rtc { beta: 10.0 },
@@ -195,8 +195,8 @@ impl Handover {
                 return refuse(format!("lead={:?}: the rows to be executed last {most:?}: use less", self.lead));
             }
         }
-        if matches!(self.mode, Mode::Ensemble { .. }) && self.trigger != Trigger::Every {
-            return refuse("an ensemble needs a prediction as often as there can be one: use `ask=every`".into());
+        if matches!(self.mode, Mode::Ensemble { .. }) && self.trigger != Trigger::EachRow {
+            return refuse("an ensemble is of one prediction a row: use `ask=each_row`".into());
         }
         match self.trigger {
             Trigger::RowsLeft(rows) if rows >= spec.chunk.horizon => {
@@ -251,7 +251,7 @@ mod tests {
             "switch:ask=every:project",
             "switch:lead=53.5ms:catch_up=0.25",
             "blend:old=0.3",
-            "ensemble:decay=0.01:ask=every",
+            "ensemble:decay=0.01:ask=each_row",
             "rtc:beta=12.5:ask=6_rows",
             "prefix:ask=400ms",
             "naive_synchronous",

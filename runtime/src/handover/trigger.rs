@@ -16,10 +16,12 @@ pub enum Trigger {
     TimeLeft(Duration),
     /// As soon as the one before has been answered.
     Every,
+    /// As `Every`, but not before the motion has come a row further than the chunk being played was asked at.
+    EachRow,
 }
 
 impl Trigger {
-    /// Reads `executed`, `every`, `N_rows` or `Nms`.
+    /// Reads `executed`, `every`, `each_row`, `N_rows` or `Nms`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if let Some(rows) = text.strip_suffix("_rows") {
             return rows.parse().ok().map(Self::RowsLeft);
@@ -34,6 +36,7 @@ impl Trigger {
         match text {
             "executed" => Some(Self::Executed),
             "every" => Some(Self::Every),
+            "each_row" => Some(Self::EachRow),
             _ => None,
         }
     }
@@ -47,6 +50,7 @@ impl Trigger {
             Self::RowsLeft(rows) => left <= rows as f64,
             Self::TimeLeft(span) => left * track.period().as_secs_f64() <= span.as_secs_f64(),
             Self::Every => true,
+            Self::EachRow => row >= 1.0,
         }
     }
 }
@@ -58,6 +62,7 @@ impl fmt::Display for Trigger {
             Self::RowsLeft(rows) => write!(f, "{rows}_rows"),
             Self::TimeLeft(span) => write!(f, "{}ms", span.as_millis()),
             Self::Every => f.write_str("every"),
+            Self::EachRow => f.write_str("each_row"),
         }
     }
 }
