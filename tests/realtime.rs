@@ -64,8 +64,12 @@ impl Supervisor {
 }
 
 fn terminate(child: &Child) {
+    signal(child, libc::SIGTERM);
+}
+
+fn signal(child: &Child, signal: libc::c_int) {
     // SAFETY: a child that has not been waited for.
-    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+    unsafe { libc::kill(child.id() as libc::pid_t, signal) };
 }
 
 fn robot(folder: &Path, edit: impl Fn(&str) -> String) -> String {
@@ -128,6 +132,25 @@ fn a_second_signal_ends_the_process_at_once() {
     // 143 = 128 + SIGTERM, unless the controlled stop was over first.
     let code = child.wait().unwrap().code();
     assert!(matches!(code, Some(143 | 0)), "{code:?}");
+}
+
+#[test]
+fn a_run_nobody_reads_goes_on_and_stops_under_control_when_its_terminal_hangs_up() {
+    let supervisor = Supervisor::new();
+    let json = supervisor.path("run.json");
+    let mut child = supervisor.spawn(&["run", "--realtime", "--episodes", "2", "--json", json.to_str().unwrap()]);
+    drop(child.stdout.take());
+    supervisor.wait_for("READY=1");
+    supervisor.wait_for("STATUS=episode 2");
+    // A shell sends one, the kernel another.
+    signal(&child, libc::SIGHUP);
+    signal(&child, libc::SIGHUP);
+    supervisor.wait_for("STOPPING=1");
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}");
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!((&report["stopped_by"], &report["episodes"]), (&"SIGHUP".into(), &1.into()), "{report}");
+    assert_eq!(report["faults"]["estop"], 1);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! The commands of the binary.
 
+#[macro_use]
+pub mod terminal;
+
 #[cfg(feature = "serial")]
 pub mod before_torque;
 pub mod bench;

@@ -3,6 +3,7 @@
 //! Loop bodies ([`InferenceLoop::step`], [`ControlLoop::tick`]) are functions of `now`; the outer drivers in [`drive`]
 //! own threads and clocks. `ARCHITECTURE.md` beside this crate is the design.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 mod control;
 mod crossing;

@@ -1,6 +1,8 @@
 //! The `endplate` binary: the only place that knows every crate.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
+#[macro_use]
 mod cli;
 
 use clap::{Parser, Subcommand};
@@ -100,7 +102,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            remark!("error: {error}");
             error.exit_code()
         }
     }

@@ -158,7 +158,9 @@ impl Watchdog {
                 let beats = heartbeat.beats();
                 if beats == seen {
                     if missed.fetch_add(1, Ordering::Relaxed) == 0 {
-                        eprintln!("watchdog   the control loop made no progress for {kick_every:?}: not kicked");
+                        // Whether or not somebody reads it, this thread has to go on.
+                        let said = "the control loop made no progress";
+                        let _ = writeln!(std::io::stderr(), "watchdog   {said} for {kick_every:?}: not kicked");
                     }
                     continue;
                 }

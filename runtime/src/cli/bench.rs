@@ -198,7 +198,7 @@ impl BenchArguments {
 pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
     if arguments.list {
         for bench in BENCHES {
-            println!("{:<18} {}", bench.name, bench.about);
+            say!("{:<18} {}", bench.name, bench.about);
         }
         return Ok(());
     }
@@ -222,7 +222,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
     }
     let lines: String = rows.iter().map(|row| format!("{}\n", Value::Object(row.clone()))).collect();
     match &arguments.json {
-        Some(path) if path.as_os_str() == "-" => print!("{lines}"),
+        Some(path) if path.as_os_str() == "-" => say_part!("{lines}"),
         Some(path) => write(path, lines)?,
         None => {}
     }
@@ -234,7 +234,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
 
 /// One line a row; what many rows have in common is printed where it changes.
 fn print_table(rows: &[Row]) {
-    println!("{}; monotonic clock, read around each call; {}; p50/p99/p99.9/max", machine(), build());
+    say!("{}; monotonic clock, read around each call; {}; p50/p99/p99.9/max", machine(), build());
     let shared = [
         "granted",
         "chunks",
@@ -256,12 +256,12 @@ fn print_table(rows: &[Row]) {
     for row in rows {
         let common: Vec<String> = shared.iter().filter_map(|&key| Some(cell(key, row.get(key)?))).collect();
         if common != last {
-            println!("\n{}", common.join(", "));
+            say!("\n{}", common.join(", "));
             last = common;
         }
         let own = row.iter().filter(|(key, _)| ![&shared[..], &hidden].concat().contains(&key.as_str()));
         let own: Vec<String> = own.filter_map(|(key, value)| own_cell(row, key, value)).collect();
-        println!("  {:<28}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
+        say!("  {:<28}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
     }
 }
 

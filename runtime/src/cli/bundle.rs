@@ -169,7 +169,7 @@ impl PolicyArguments {
 
 fn say_skipped(loaded: &Loaded) {
     for reason in &loaded.engine.skipped {
-        eprintln!("preferred execution provider left out: {reason}");
+        remark!("preferred execution provider left out: {reason}");
     }
 }
 

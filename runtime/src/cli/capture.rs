@@ -44,8 +44,8 @@ pub fn capture(arguments: &CaptureArguments) -> Result<(), CliError> {
         captured.write_npz(graph, &mut file).map_err(CliError::failed)?;
         let path = arguments.out.join(format!("{}.npz", graph.trim_end_matches(".onnx")));
         write(&path, file.get_ref())?;
-        println!("{}: {sets} sets of inputs from {runs} runs", path.display());
+        say!("{}: {sets} sets of inputs from {runs} runs", path.display());
     }
-    println!("{} observations of {}, {refused} refused", recorded.len(), arguments.recording.display());
+    say!("{} observations of {}, {refused} refused", recorded.len(), arguments.recording.display());
     Ok(())
 }

@@ -24,9 +24,9 @@ pub fn check(arguments: &CheckArguments) -> Result<(), CliError> {
     let robot = open_robot(arguments.robot.as_ref())?;
     let bundle = arguments.policy.open()?;
     require_fit(&bundle, &robot)?;
-    println!("{} ({}) fits {}", bundle.spec().name, &bundle.digest()[..12], robot.name);
+    say!("{} ({}) fits {}", bundle.spec().name, &bundle.digest()[..12], robot.name);
     for measured in &bundle.spec().quantisation {
-        println!(
+        say!(
             "{} on {} against {}: actions apart by p99 {:.1e}, max {:.1e} rad{}, {:.2}x as fast ({} observations)",
             bundle.spec().precision.name(),
             measured.engine,
@@ -44,10 +44,10 @@ pub fn check(arguments: &CheckArguments) -> Result<(), CliError> {
     let profiles = choice.profiles(bundle.spec()).map_err(|error| CliError::Engine(error.to_string()))?;
     if let Some(counts) = bundle.spec().family.row_counts() {
         let held = if choice.shares_weights() { "one session" } else { "a session each" };
-        println!("decode.onnx: {held} for {counts:?} rows");
+        say!("decode.onnx: {held} for {counts:?} rows");
     }
     for (provider, profile) in profiles {
-        println!("  {provider}: optimisation profile: {profile}");
+        say!("  {provider}: optimisation profile: {profile}");
     }
     let bound = MemoryBound::of(&bundle, &choice);
     match available_memory(choice.gpu()) {
@@ -57,18 +57,23 @@ pub fn check(arguments: &CheckArguments) -> Result<(), CliError> {
                 available >> 20
             )));
         }
-        Some((available, what)) => println!("memory: {bound}; {} MiB are {what}", available >> 20),
-        None => println!("memory: {bound}; what is available cannot be read here"),
+        Some((available, what)) => say!("memory: {bound}; {} MiB are {what}", available >> 20),
+        None => say!("memory: {bound}; what is available cannot be read here"),
     }
     if arguments.golden {
         let (_, loaded) = arguments.policy.load()?;
         let golden = loaded.golden;
-        println!(
+        say!(
             "{} {}: {} golden samples; largest differences: visual {:.1e}, logits {:.1e}, joints {:.1e} rad",
-            loaded.engine.name, loaded.engine.version, golden.samples, golden.visual, golden.head, golden.action_rad
+            loaded.engine.name,
+            loaded.engine.version,
+            golden.samples,
+            golden.visual,
+            golden.head,
+            golden.action_rad
         );
         for placement in &loaded.engine.placements {
-            println!("  {}: nodes on {placement}", placement.graph);
+            say!("  {}: nodes on {placement}", placement.graph);
         }
     }
     Ok(())

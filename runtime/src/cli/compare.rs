@@ -120,7 +120,7 @@ pub fn compare(arguments: &CompareArguments) -> Result<(), CliError> {
         "speed": {"median": rounded(ratio.median), "low": rounded(ratio.interval.0), "high": rounded(ratio.interval.1)},
         "golden": {"visual": this.golden.visual, "head": this.golden.head, "action_rad": this.golden.action_rad},
     });
-    println!(
+    say!(
         "{} ({}) on {} against {} on {}, {chunks} observations: actions apart by p50 {:.1e}, p99 {:.1e}, max {:.1e} rad; {} \
          refused {refused_this} and {refused_that}; {:.2} ms against {:.2} ms, {:.2}x as fast ({:.2} to {:.2})",
         bundle.spec().name,

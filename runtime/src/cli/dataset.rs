@@ -51,9 +51,12 @@ pub fn dataset(arguments: &DatasetArguments) -> Result<(), CliError> {
     }
     let fitted = complete(&arguments.out, arguments.vocabulary, arguments.like.as_deref())
         .map_err(|error| CliError::Input(format!("{error:#}")))?;
-    println!(
+    say!(
         "{} frames; tokenizer of {} ids; {:.1} tokens a chunk, at most {}",
-        fitted.frames, fitted.vocabulary, fitted.tokens.0, fitted.tokens.1
+        fitted.frames,
+        fitted.vocabulary,
+        fitted.tokens.0,
+        fitted.tokens.1
     );
     Ok(())
 }
@@ -98,6 +101,6 @@ fn record_raw(arguments: &DatasetArguments) -> Result<(), CliError> {
     })
     .map_err(CliError::input)?;
     bar.finish_and_clear();
-    println!("{} episodes, {} frames; {} left out", summary.episodes, summary.frames, summary.dropped);
+    say!("{} episodes, {} frames; {} left out", summary.episodes, summary.frames, summary.dropped);
     Ok(())
 }

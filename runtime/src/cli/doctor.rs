@@ -140,16 +140,16 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), CliError> {
         if arguments.json {
             let Line { what, pass, need, found, fix } = line;
             let required = *need == Need::Required;
-            println!("{}", json!({"check": what, "pass": pass, "required": required, "found": found, "fix": fix}));
+            say!("{}", json!({"check": what, "pass": pass, "required": required, "found": found, "fix": fix}));
         } else {
             let mark = match (line.pass, line.need) {
                 (true, _) => "pass",
                 (false, Need::Optional) => "none",
                 (false, _) => "FAIL",
             };
-            println!("{mark}  {}: {}", line.what, line.found);
+            say!("{mark}  {}: {}", line.what, line.found);
             if !line.pass {
-                println!("      fix: {}", line.fix);
+                say!("      fix: {}", line.fix);
             }
         }
     }

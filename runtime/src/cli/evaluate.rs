@@ -275,7 +275,7 @@ pub fn evaluate(arguments: &EvaluateArguments) -> Result<(), CliError> {
     }
     let rows = rows(arguments, settings, &records);
     let table = markdown(&rows, arguments);
-    print!("{table}");
+    say_part!("{table}");
     if let Some(path) = &arguments.markdown {
         write(path, &table)?;
     }
@@ -455,7 +455,7 @@ pub(super) fn read_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<
             .open(path)
             .and_then(|file| file.set_len(whole as u64))
             .map_err(|error| CliError::Input(format!("{}: {error}", path.display())))?;
-        eprintln!("{}: the last line is cut off; its episode is played again", path.display());
+        remark!("{}: the last line is cut off; its episode is played again", path.display());
     }
     text[..whole]
         .lines()

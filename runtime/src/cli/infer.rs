@@ -47,7 +47,7 @@ pub fn infer(arguments: &InferArguments) -> Result<(), CliError> {
         .map_err(|error| CliError::Failed(format!("{}: {error}", arguments.outputs.display())))?;
     write(&arguments.outputs, file.get_ref())?;
     let stages = output.chunk.stages();
-    println!(
+    say!(
         "{} on {} {}: {} rows of {}, {} tokens, {:.1} ms{}",
         bundle.spec().name,
         loaded.engine.name,

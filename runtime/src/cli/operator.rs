@@ -180,7 +180,7 @@ impl Desk {
             listen(path, sender.clone())?;
         }
         if std::io::stdin().is_terminal() {
-            println!("operator   {HELP}");
+            say!("operator   {HELP}");
             read_keys(sender.clone());
         }
         let mut desk = Self {
@@ -225,7 +225,7 @@ impl Desk {
             match reply {
                 // Who asked and hung up gets no answer.
                 Some(reply) => drop(reply.send(answer)),
-                None => println!("operator   {answer}"),
+                None => say!("operator   {answer}"),
             }
             if wish != Wish::None {
                 return wish;
@@ -363,7 +363,7 @@ impl Desk {
         };
         if is_done {
             if let Step::GoTo(name, _) = step {
-                println!("operator   at the {name} pose");
+                say!("operator   at the {name} pose");
             }
             self.steps.pop_front();
             self.begun = None;
@@ -373,7 +373,7 @@ impl Desk {
                 Step::GoTo(name, _) => format!("the {name} pose was not reached; the arm holds"),
                 step => format!("{step:?} was not done; the arm holds"),
             };
-            println!("operator   given up after {} s: {what}", PATIENCE.as_secs());
+            say!("operator   given up after {} s: {what}", PATIENCE.as_secs());
             let was_last = self.steps.contains(&Step::End);
             self.script([Step::Pause]);
             // A run that was to end ends, with torque on: it must not drop the arm where it is.
@@ -399,7 +399,7 @@ fn read_keys(sender: Sender<(Request, Option<Sender<String>>)>) {
             match Request::parse(&line) {
                 Some(request) if sender.send((request, None)).is_err() => return,
                 Some(_) => {}
-                None => println!("operator   {HELP}"),
+                None => say!("operator   {HELP}"),
             }
         }
     });
@@ -490,7 +490,7 @@ pub fn ask(arguments: &AskArguments) -> Result<(), CliError> {
     if answer.is_empty() || answer.starts_with("refused") {
         return Err(CliError::Failed(answer));
     }
-    println!("{answer}");
+    say!("{answer}");
     // A run that has ended is done with everything.
     let is_busy = |status: Result<String, CliError>| status.is_ok_and(|status| status.contains("\"busy\":true"));
     while arguments.wait && is_busy(say(Request::Status)) {

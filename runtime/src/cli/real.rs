@@ -90,7 +90,7 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
     }
     let mut supervision = Supervision::open(arguments, &spec, true, &View::plain())?;
     let stop = supervision.stop.clone();
-    println!("running    {instruction:?} on {}; interrupt to stop under control", spec.name);
+    say!("running    {instruction:?} on {}; interrupt to stop under control", spec.name);
     let mut desk = Desk::open(&arguments.operator, &spec, order_producer)?;
     control.activate(clock.now(), epoch).map_err(CliError::failed)?;
     let begin = clock.now();
@@ -125,10 +125,10 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
             let tick = sight.tick.as_ref();
             onlooker.look(&*clock, 0, tick);
             if let Some(line) = onlooker.look_at_speed(now, &orders) {
-                eprintln!("{line}");
+                remark!("{line}");
             }
             while let Ok(event) = events.pop() {
-                eprintln!("{}", event_text(event.now.duration_since(begin).as_secs_f64(), &event));
+                remark!("{}", event_text(event.now.duration_since(begin).as_secs_f64(), &event));
             }
             // A stop that was asked for goes before everything that the operator asks for.
             let mut wish = if stop.is_asked() { Wish::None } else { desk.look(now, tick) };
@@ -151,10 +151,10 @@ uncompressed streams do not fit: choose format = \"mjpeg\"",
     supervision.rights = Some(rights);
     control.deactivate().map_err(CliError::failed)?;
     for (name, report) in &reporters {
-        println!("bus        {}", describe(name, &report()));
+        say!("bus        {}", describe(name, &report()));
     }
     for camera in &cameras {
-        println!("camera     {}: {:?}", camera.name(), camera.counts());
+        say!("camera     {}: {:?}", camera.name(), camera.counts());
     }
     let episodes = desk
         .finish(clock.now())

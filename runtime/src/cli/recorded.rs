@@ -19,10 +19,7 @@ pub fn observations(recording: &Path, spec: &PolicySpec) -> Result<Vec<(OpenLoop
     let mut found: Vec<(OpenLoopInputs, InferenceRecord)> = recorded.into_iter().map(inputs).collect();
     let past = spec.observation_steps() - 1;
     if past > 0 {
-        println!(
-            "the policy reads {} observations: earlier inferences stand in for those a row period before",
-            past + 1
-        );
+        say!("the policy reads {} observations: earlier inferences stand in for those a row period before", past + 1);
         for index in (0..found.len()).rev() {
             let before = (1..=past).rev().map(|back| &found[index.saturating_sub(back)].0);
             found[index].0.past = before.map(|inputs| (inputs.frames.clone(), inputs.state.clone())).collect();

@@ -43,7 +43,7 @@ pub fn replay(arguments: &ReplayArguments) -> Result<(), CliError> {
     let (bundle, mut loaded) = arguments.policy.load()?;
     let recorded = exact(&arguments.recording, bundle.spec())?;
     if bundle.spec().noise_shape().is_some() {
-        println!("this policy starts from new noise in every answer: rows differ by as much as the noise makes");
+        say!("this policy starts from new noise in every answer: rows differ by as much as the noise makes");
     }
     let mut report = Report {
         recording: arguments.recording.display().to_string(),
@@ -88,7 +88,7 @@ pub fn replay(arguments: &ReplayArguments) -> Result<(), CliError> {
     differences.sort_by(f64::total_cmp);
     report.worst_rad = differences.last().copied().unwrap_or_default();
     report.median_rad = differences.get(differences.len() / 2).copied().unwrap_or_default();
-    println!(
+    say!(
         "{} inferences of {} on {} with {}: {} of {} token for token; rows differ by at most {:.2e} rad (median {:.2e}); \
          refused then and now {}, only then {}, only now {}",
         report.inferences,

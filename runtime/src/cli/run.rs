@@ -171,7 +171,7 @@ pub fn refuse_foreign(arguments: &RunArguments, what: &str, supervised: bool) ->
 
 /// Prints a report, and writes it where `--json` says.
 pub fn publish_report(arguments: &RunArguments, report: &RunReport) -> Result<(), CliError> {
-    print!("{}", report.summary());
+    say_part!("{}", report.summary());
     match &arguments.json {
         Some(path) => write(path, report.to_json()),
         None => Ok(()),

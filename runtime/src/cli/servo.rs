@@ -118,7 +118,7 @@ pub fn servo(command: &ServoCommand) -> Result<(), CliError> {
 fn scan(arguments: &PortArguments) -> Result<(), CliError> {
     if arguments.port.is_none() {
         for port in SerialPort::list() {
-            println!("{}", port.display());
+            say!("{}", port.display());
         }
         return Ok(());
     }
@@ -134,15 +134,15 @@ fn scan(arguments: &PortArguments) -> Result<(), CliError> {
             let model = master.ping(*id).map(|present| present.model);
             let model = model.map_or_else(|error| error.to_string(), |model| name(arguments.protocol(), model));
             let twice = if *answers > 1 { "  answers more than once: two servos share this id" } else { "" };
-            println!("{baud:>8} baud  id {id:>3}  {model}{twice}");
+            say!("{baud:>8} baud  id {id:>3}  {model}{twice}");
         }
         if damaged > 0 {
-            println!("{baud:>8} baud  {damaged} damaged answers: two servos may share an id, or the wiring is noisy");
+            say!("{baud:>8} baud  {damaged} damaged answers: two servos may share an id, or the wiring is noisy");
         }
         found += seen.len();
     }
     if !dropped.is_empty() {
-        println!("not tried, the port does not offer them: {dropped:?} baud");
+        say!("not tried, the port does not offer them: {dropped:?} baud");
     }
     match found {
         0 => Err(CliError::Failed("no servo answered: is the supply on, and the cable in?".to_owned())),
@@ -157,7 +157,7 @@ fn name(protocol: Protocol, model: u16) -> String {
 fn read(arguments: &PortArguments, id: u8) -> Result<(), CliError> {
     let mut master = arguments.open()?;
     let model = master.ping(id).map_err(CliError::failed)?.model;
-    println!("model        {}", name(arguments.protocol(), model));
+    say!("model        {}", name(arguments.protocol(), model));
     let registers: &[(&str, _, f64, &str)] = match arguments.protocol() {
         Protocol::Feetech => {
             use feetech::register as r;
@@ -194,7 +194,7 @@ fn read(arguments: &PortArguments, id: u8) -> Result<(), CliError> {
     };
     for (name, register, scale, unit) in registers {
         let value = master.read(id, *register).map_err(CliError::failed)?;
-        println!("{name:<12} {} {unit}", (f64::from(value) * scale * 10.0).round() / 10.0);
+        say!("{name:<12} {} {unit}", (f64::from(value) * scale * 10.0).round() / 10.0);
     }
     Ok(())
 }
@@ -214,7 +214,7 @@ fn set_id(arguments: &PortArguments, id: u8, to: u8) -> Result<(), CliError> {
         return Err(CliError::Failed(format!("id {to} is taken by another servo on this bus: choose a free one")));
     }
     master.set_id(id, to).map_err(CliError::failed)?;
-    println!("servo {id} is now {to}");
+    say!("servo {id} is now {to}");
     Ok(())
 }
 
@@ -232,7 +232,7 @@ fn set_baud(arguments: &PortArguments, id: u8, to: u32) -> Result<(), CliError> 
             "{error}: the servo does not answer at {to} baud; scan, then switch its power off and on"
         ))
     })?;
-    println!("servo {id} speaks at {to} baud");
+    say!("servo {id} speaks at {to} baud");
     Ok(())
 }
 
@@ -260,6 +260,6 @@ fn torque_off(arguments: &PortArguments, ids: &[u8]) -> Result<(), CliError> {
     if ids.is_empty() || !failed.is_empty() {
         return Err(CliError::Failed(format!("torque is not off everywhere: {}; cut the power", failed.join("; "))));
     }
-    println!("torque off: {ids:?}");
+    say!("torque off: {ids:?}");
     Ok(())
 }

@@ -87,13 +87,13 @@ pub fn sim_bus(arguments: &SimBusArguments, make: BusMake, seed: u64, seconds: O
         std::os::unix::fs::symlink(bus.path(), link)
             .map_err(|error| CliError::Input(format!("{}: {error}", link.display())))?;
     }
-    println!("{}", bus.path().display());
+    say!("{}", bus.path().display());
     std::io::stdout().flush().map_err(CliError::failed)?;
     let start = Instant::now();
     let limit = seconds.map_or(Duration::MAX, Duration::from_secs_f64);
     while start.elapsed() < limit {
         std::thread::sleep(Duration::from_millis(50));
     }
-    eprintln!("{:?}", bus.counts());
+    remark!("{:?}", bus.counts());
     Ok(())
 }

@@ -33,7 +33,7 @@ pub fn stop(arguments: &StopArguments) -> Result<(), CliError> {
         return buses::stop(&robot, &ended);
     }
     // A simulated arm lives in the process that has ended.
-    println!(
+    say!(
         "{ended}{} is a simulated robot: it ended with its process and nothing is left to stop (stop_category = {declared:?})",
         robot.name
     );
@@ -59,7 +59,7 @@ mod buses {
         let mut failures = Vec::new();
         for arm in &robot.arms {
             match stop_arm(robot, arm, &clock) {
-                Ok(done) => println!("{ended}{}: {done}", arm.name),
+                Ok(done) => say!("{ended}{}: {done}", arm.name),
                 Err(error) => failures.push(format!("{}: {error}", arm.name)),
             }
         }

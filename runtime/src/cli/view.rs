@@ -76,7 +76,7 @@ impl View {
             // A terminal that went away takes the line with it.
             Some(screen) => drop(screen.all.println(text)),
             None if self.is_quiet => {}
-            None => println!("{text}"),
+            None => say!("{text}"),
         }
     }
 
@@ -88,7 +88,7 @@ impl View {
         let text = event_text(seconds, event);
         match &self.screen {
             Some(screen) => drop(screen.all.println(text)),
-            None => eprintln!("{text}"),
+            None => remark!("{text}"),
         }
     }
 

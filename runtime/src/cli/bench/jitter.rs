@@ -137,7 +137,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
         }
         scope.spawn(|| load.run(&running, &inferences, chunk_writer, snapshot_reader));
         for window in 0..arguments.windows {
-            eprint!("\rwindow {} of {}", window + 1, arguments.windows);
+            remark_part!("\rwindow {} of {}", window + 1, arguments.windows);
             bare_window(&clock, Some(&asked), length, &mut bare_fifo);
             ours.window(Some(&asked), length, &mut ours_fifo);
             bare_window(&clock, None, length, &mut bare_other);
@@ -146,7 +146,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
                 python.windows.push(peer.window(length)?);
             }
         }
-        eprintln!();
+        remark!("");
         Ok(())
     });
     result?;
@@ -163,7 +163,7 @@ pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
         row.insert("share_of_periods_made".to_owned(), json!(rounded(row["periods"].as_f64().unwrap_or(0.0) / due)));
         rows.push(row);
     } else {
-        eprintln!("SKIPPED: LeRobot's loop is not measured without --peer PYTHON");
+        remark!("SKIPPED: LeRobot's loop is not measured without --peer PYTHON");
     }
     let seconds = length.as_secs_f64();
     for row in &mut rows {

@@ -87,7 +87,7 @@ fn sets(fast_plus: Option<&Path>) -> Result<Vec<Set>, CliError> {
         chunks: chunks.clone(),
     }];
     let Some(dir) = fast_plus else {
-        eprintln!("SKIPPED: FAST+ is not measured without --fast-plus DIR");
+        remark!("SKIPPED: FAST+ is not measured without --fast-plus DIR");
         return Ok(sets);
     };
     let tokenizer = FastTokenizer::from_dir(dir).map_err(CliError::input)?;
@@ -100,7 +100,7 @@ fn sets(fast_plus: Option<&Path>) -> Result<Vec<Set>, CliError> {
         sets.push(make("reference 50x7 of 75 tokens, FAST+", (50, 7), vec![longest]));
         sets.push(make("reference 50x7 smooth, FAST+", (50, 7), smooth));
     } else {
-        eprintln!("SKIPPED: {} is missing, 50 x 7 chunks are not measured", vectors.display());
+        remark!("SKIPPED: {} is missing, 50 x 7 chunks are not measured", vectors.display());
     }
     Ok(sets)
 }

@@ -167,12 +167,12 @@ impl Echo {
 fn round_trips(backends: &[Backend], arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
     let mut echoes = backends.iter().map(|backend| Echo::open(*backend)).collect::<Result<Vec<_>, _>>()?;
     for window in 0..arguments.windows {
-        eprint!("\rround trips, window {} of {}", window + 1, arguments.windows);
+        remark_part!("\rround trips, window {} of {}", window + 1, arguments.windows);
         for echo in &mut echoes {
             echo.window(arguments.calls)?;
         }
     }
-    eprintln!();
+    remark!("");
     let first = echoes[0].medians();
     let rows = echoes.iter().map(|echo| {
         let mut row = Row::new();
@@ -272,7 +272,13 @@ fn lateness(backend: Backend, arguments: &BenchArguments) -> Result<Vec<Row>, Cl
         let mut ours = Ours::around(control, &spec.control, bundle.spec(), &clock, watch)?;
         let (mut calm, mut disturbed) = (Side::new("network as it should be"), Side::new(disturbance.name()));
         for window in 0..arguments.windows {
-            eprint!("\r{}, {}, window {} of {}", backend.name(), disturbance.name(), window + 1, arguments.windows);
+            remark_part!(
+                "\r{}, {}, window {} of {}",
+                backend.name(),
+                disturbance.name(),
+                window + 1,
+                arguments.windows
+            );
             reconnect(&network, &arm, &mut wired, &spec)?;
             ours.window(Some(&spec.control.realtime), length, &mut calm);
             match disturbance {
@@ -286,7 +292,7 @@ fn lateness(backend: Backend, arguments: &BenchArguments) -> Result<Vec<Row>, Cl
             network.cut(false);
             wired.iter().for_each(|wired| wired.flood(false));
         }
-        eprintln!();
+        remark!("");
         let counts = arm.counts();
         for (side, over) in [(&calm, None), (&disturbed, Some(&calm))] {
             let mut row = side.row_over("calm", over);

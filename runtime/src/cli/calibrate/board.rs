@@ -86,10 +86,7 @@ pub fn draw(arguments: &DrawArguments) -> Result<(), CliError> {
     written.map_err(|error| fail(error.to_string()))?;
     crate::cli::error::write(&arguments.write, bytes)?;
     let [across, down] = [width, height].map(|pixels| f64::from(pixels) / per_m * 1e3);
-    println!(
-        "written: {} ({across:.1} × {down:.1} mm); print it at 100 % and measure a square",
-        arguments.write.display()
-    );
+    say!("written: {} ({across:.1} × {down:.1} mm); print it at 100 % and measure a square", arguments.write.display());
     Ok(())
 }
 

@@ -78,7 +78,7 @@ fn corners(arguments: &CameraArguments) -> Result<(CornerFile, String), CliError
                 let name = path.display().to_string();
                 let found = views.add(&name, &read_image(&path)?)?;
                 if !arguments.json {
-                    println!("{name}: {found} corners");
+                    say!("{name}: {found} corners");
                 }
             }
             "--images".to_owned()
@@ -128,7 +128,7 @@ fn look(arguments: &CameraArguments, name: &str, views: &mut Views) -> Result<()
     let mut frame = Frame::new(width, height);
     let mut taken = clock.now();
     if !arguments.json {
-        println!("move the board before {name}: near and far, tilted by 30° and more, into every corner of the image");
+        say!("move the board before {name}: near and far, tilted by 30° and more, into every corner of the image");
     }
     while views.len() < arguments.views {
         let now = clock.now();
@@ -148,7 +148,7 @@ fn look(arguments: &CameraArguments, name: &str, views: &mut Views) -> Result<()
                 if is_new {
                     taken = clock.now();
                     if !arguments.json {
-                        println!("view {} of {}: {found} corners", views.len(), arguments.views);
+                        say!("view {} of {}: {found} corners", views.len(), arguments.views);
                     }
                 }
             }
@@ -174,7 +174,7 @@ pub fn fit(arguments: &CameraArguments) -> Result<(), CliError> {
         write(path, info.to_yaml())?;
     }
     if arguments.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "camera": NAMES.iter().zip(values(&info)).collect::<std::collections::BTreeMap<_, _>>(),
@@ -195,21 +195,21 @@ pub fn fit(arguments: &CameraArguments) -> Result<(), CliError> {
 }
 
 fn report(info: &CameraInfo, fit: &CameraFit, other: Option<&CameraInfo>) {
-    println!("{:<4} {:>12} {:>12}{}", "", "value", "1 σ", if other.is_some() { "      compared" } else { "" });
+    say!("{:<4} {:>12} {:>12}{}", "", "value", "1 σ", if other.is_some() { "      compared" } else { "" });
     for (index, (name, value)) in NAMES.iter().zip(values(info)).enumerate() {
         let compared = other.map(|other| format!(" {:>13.5}", values(other)[index])).unwrap_or_default();
-        println!("{name:<4} {value:>12.5} {:>12.5}{compared}", fit.deviations[index]);
+        say!("{name:<4} {value:>12.5} {:>12.5}{compared}", fit.deviations[index]);
     }
-    println!("{:<28} {:>7} {:>8} {:>9}", "view", "kept", "rejected", "rms px");
+    say!("{:<28} {:>7} {:>8} {:>9}", "view", "kept", "rejected", "rms px");
     for view in &fit.views {
-        println!("{:<28} {:>7} {:>8} {:>9.3}", view.image, view.kept, view.rejected, view.rms_px);
+        say!("{:<28} {:>7} {:>8} {:>9.3}", view.image, view.kept, view.rejected, view.rms_px);
     }
     for (image, reason) in &fit.dropped {
-        println!("{image:<28} left out: {reason}");
+        say!("{image:<28} left out: {reason}");
     }
     let [across, down] = fit.coverage.map(|share| share * 100.0);
-    println!("rms {:.3} px, largest {:.3} px; corners span {across:.0} % × {down:.0} %", fit.rms_px, fit.max_px);
+    say!("rms {:.3} px, largest {:.3} px; corners span {across:.0} % × {down:.0} %", fit.rms_px, fit.max_px);
     for warning in &fit.warnings {
-        println!("warning: {warning}");
+        say!("warning: {warning}");
     }
 }

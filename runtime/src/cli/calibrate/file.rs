@@ -32,12 +32,9 @@ pub struct FileArguments {
 pub fn check(arguments: &FileArguments) -> Result<(), CliError> {
     let name = arguments.file.display().to_string();
     let file = MotorCalibrations::from_json(&read_text(&arguments.file)?, &name).map_err(CliError::input)?;
-    println!(
-        "{:<16} {:>3} {:>10} {:>8} {:>6} {:>6} {:>9}",
-        "motor", "id", "drive_mode", "offset", "min", "max", "range"
-    );
+    say!("{:<16} {:>3} {:>10} {:>8} {:>6} {:>6} {:>9}", "motor", "id", "drive_mode", "offset", "min", "max", "range");
     for (motor, entry) in file.iter() {
-        println!(
+        say!(
             "{motor:<16} {:>3} {:>10} {:>8} {:>6} {:>6} {:>8.1}°",
             entry.id,
             entry.drive_mode,
@@ -59,7 +56,7 @@ pub fn check(arguments: &FileArguments) -> Result<(), CliError> {
             let lines: Vec<String> = findings.iter().map(|finding| format!("{name}: {finding}")).collect();
             return Err(CliError::Refused(lines.join("\n")));
         }
-        println!("fits {}", robot.name);
+        say!("fits {}", robot.name);
     }
     arguments.write.as_ref().map_or(Ok(()), |path| write(path, file.to_json()))
 }

@@ -56,7 +56,7 @@ pub fn solve(arguments: &HandEyeArguments) -> Result<(), CliError> {
     if arguments.json {
         let pose = PoseRecord::from(&solved.gripper_from_camera);
         let left = solved.residual;
-        println!(
+        say!(
             "{}",
             json!({
                 "parent": if arguments.eye_to_hand { "base" } else { "gripper" },
@@ -72,25 +72,29 @@ pub fn solve(arguments: &HandEyeArguments) -> Result<(), CliError> {
         return Ok(());
     }
     let parent = if arguments.eye_to_hand { "base" } else { "gripper" };
-    println!("camera in the {parent} frame, {} poses", poses.len());
-    println!(
+    say!("camera in the {parent} frame, {} poses", poses.len());
+    say!(
         "{:<12} {:>34} {:>36} {:>20} {:>20}",
-        "method", "translation m", "rotation xyzw", "left over, deg", "left over, mm"
+        "method",
+        "translation m",
+        "rotation xyzw",
+        "left over, deg",
+        "left over, mm"
     );
     for method in HandEyeMethod::ALL {
         match hand_eye(&poses, method) {
-            Ok(solved) => println!("{}{}", row(method, &solved), if method == chosen { "  ← chosen" } else { "" }),
-            Err(error) => println!("{:<12} {error}", method.name()),
+            Ok(solved) => say!("{}{}", row(method, &solved), if method == chosen { "  ← chosen" } else { "" }),
+            Err(error) => say!("{:<12} {error}", method.name()),
         }
     }
-    println!(
+    say!(
         "turn between poses: median {:.1}°, largest {:.1}°; axis spread {:.2}",
         solved.quality.median_turn_rad.to_degrees(),
         solved.quality.largest_turn_rad.to_degrees(),
         solved.quality.axis_spread
     );
     if let Some(warning) = warning {
-        println!("warning: {warning}");
+        say!("warning: {warning}");
     }
     Ok(())
 }

@@ -187,7 +187,7 @@ impl Job<'_> {
             let file = MotorCalibrations::from_json(&read_text(path)?, &name).map_err(CliError::input)?;
             refuse(&name, &against_robot(&file, self.robot))?;
             load(&mut bus, &file).map_err(CliError::failed)?;
-            println!("loaded and read back: {} servos", file.iter().len());
+            say!("loaded and read back: {} servos", file.iter().len());
             return Ok(());
         }
         let stop = StopRequest::listen().map_err(|error| CliError::Failed(format!("signal handlers: {error}")))?;
@@ -197,11 +197,11 @@ impl Job<'_> {
         if let Err(error) = result {
             return Err(put_back(&mut calibration, error));
         }
-        println!("{}", calibration.prompt());
+        say!("{}", calibration.prompt());
         if let Some(path) = &self.target {
             // The servos hold it by now: without its file it is lost at the next check.
             write(path, calibration.file().to_json()).map_err(|error| put_back(&mut calibration, error))?;
-            println!("written: {}", path.display());
+            say!("written: {}", path.display());
         }
         Ok(())
     }
@@ -232,7 +232,7 @@ fn judge(robot: &RobotSpec, file: &MotorCalibrations) -> Result<(), CliError> {
         if joint.servo.is_some_and(|servo| servo.travel_rad.is_some()) {
             findings.push(finding);
         } else {
-            println!("look at this: {finding} (or its limits are narrower by choice: travel_rad says what it travels)");
+            say!("look at this: {finding} (or its limits are narrower by choice: travel_rad says what it travels)");
         }
     }
     refuse("this calibration", &findings)
@@ -281,7 +281,7 @@ fn drive<B: CalibrationBus>(
     let is_screen = std::io::stdout().is_terminal();
     while calibration.phase() != Phase::Done {
         let phase = calibration.phase();
-        println!("{} (Enter confirms, q gives up)", calibration.prompt());
+        say!("{} (Enter confirms, q gives up)", calibration.prompt());
         let mut looks = 0u32;
         loop {
             let done = hand(calibration.bus_mut(), phase);
@@ -310,7 +310,7 @@ fn drive<B: CalibrationBus>(
             }
             match calibration.confirm() {
                 Ok(_) => break,
-                Err(error @ JointCalibrationError::HardlyMoved { .. }) => println!("{error}"),
+                Err(error @ JointCalibrationError::HardlyMoved { .. }) => say!("{error}"),
                 Err(error) => return Err(CliError::failed(error)),
             }
         }
@@ -325,9 +325,9 @@ fn show<B: CalibrationBus>(calibration: &JointCalibration<B>, again: bool) {
         .map(|(name, low, now, high)| format!("  {name:<16} {low:>5} {now:>5} {high:>5}\x1b[K"))
         .collect();
     if again {
-        print!("\x1b[{}A", rows.len());
+        say_part!("\x1b[{}A", rows.len());
     }
     for row in rows {
-        println!("{}", if std::io::stdout().is_terminal() { row } else { row.replace("\x1b[K", "") });
+        say!("{}", if std::io::stdout().is_terminal() { row } else { row.replace("\x1b[K", "") });
     }
 }

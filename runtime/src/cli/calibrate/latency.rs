@@ -75,10 +75,10 @@ pub fn measure(arguments: &LatencyArguments) -> Result<(), CliError> {
         in_simulated_time(&robot, swing)?
     };
     let period_ms = robot.control.period.as_secs_f64() * 1e3;
-    println!("{:<24} {:>9} {:>12} {:>10}", "from → to", "delay ms", "correlation", "described");
+    say!("{:<24} {:>9} {:>12} {:>10}", "from → to", "delay ms", "correlation", "described");
     let line = |what: &str, cause: &[Stamped], effect: &[Stamped], described: String| match delay(cause, effect) {
-        Ok(found) => println!("{what:<24} {:>9.1} {:>12.3} {described:>10}", found.seconds * 1e3, found.correlation),
-        Err(error) => println!("{what:<24} {error}"),
+        Ok(found) => say!("{what:<24} {:>9.1} {:>12.3} {described:>10}", found.seconds * 1e3, found.correlation),
+        Err(error) => say!("{what:<24} {error}"),
     };
     line("command → motion", &recorded.commands, &recorded.encoders, "-".into());
     for (seen, described) in recorded.cameras.iter().zip(&robot.cameras) {
@@ -90,7 +90,7 @@ pub fn measure(arguments: &LatencyArguments) -> Result<(), CliError> {
         let name = format!("motion → {}", described.name);
         line(&name, &recorded.encoders, &signal, format!("{:.1}", described.lag.as_secs_f64() * 1e3));
     }
-    println!("frames are looked for once a control period of {period_ms:.1} ms, so they seem up to that much later");
+    say!("frames are looked for once a control period of {period_ms:.1} ms, so they seem up to that much later");
     Ok(())
 }
 

@@ -48,7 +48,7 @@ pub fn convert() -> Result<(), CliError> {
         let value: f64 = asked.value.parse().map_err(|error| refuse(&format!("value: {error}")))?;
         let Count(count) = units.unnormalise(&motor, value).map_err(|error| refuse(&error))?;
         let normalised = units.normalise(&motor, Count(asked.count));
-        println!("{}", json!({"normalised": format!("{normalised:?}"), "unnormalised": count}));
+        say!("{}", json!({"normalised": format!("{normalised:?}"), "unnormalised": count}));
     }
     Ok(())
 }

@@ -110,7 +110,7 @@ impl Episodes {
                     episode.outcome = outcome.unwrap_or("failure").to_owned();
                     episode.duration_s =
                         verdict.as_ref().and_then(|v| v["duration_s"].as_f64()).unwrap_or(took.as_secs_f64());
-                    eprintln!(
+                    remark!(
                         "episode {:>4}  seed {}  {:<28} {:<10} {:5.1} s",
                         self.done.len() + 1,
                         episode.seed,
@@ -144,7 +144,7 @@ impl Episodes {
             Err(error) => {
                 self.failures += 1;
                 if self.failures % 5 == 1 {
-                    eprintln!("episodes   {error}");
+                    remark!("episodes   {error}");
                 }
                 return None;
             }

@@ -97,7 +97,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     let description_topic = node.description_topic.as_deref().unwrap_or(DESCRIPTION_TOPIC);
     let description = description::Watch::start(&*transport, description_topic).map_err(CliError::failed)?;
     for narrowed in description.narrow(&mut spec.joints)? {
-        eprintln!("node       {narrowed}");
+        remark!("node       {narrowed}");
     }
     let simulated = simulated_time(&ros)?;
     let time = NodeTime::default();
@@ -127,7 +127,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     let orders = Orders::default();
     let mut lateness = Samples::with_capacity(1 << 20);
     let links = Links { server, time, description, arm: arm_link, cameras: camera_links, transport };
-    eprintln!("node       {} over {}, instruction {instruction:?}", links.server.node(), spec.name);
+    remark!("node       {} over {}, instruction {instruction:?}", links.server.node(), spec.name);
     let episodes = arguments
         .episodes
         .map(|count| Episodes::start(&*links.transport, count))
@@ -164,12 +164,12 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
         |now, sight| {
             onlooker.look(&*clock, 0, sight.tick.as_ref());
             if let Some(line) = onlooker.look_at_speed(now, &orders) {
-                eprintln!("{line}");
+                remark!("{line}");
             }
             owner.look(now, sight)
         },
     );
-    eprintln!("control    {}", rights.describe());
+    remark!("control    {}", rights.describe());
     let per_episode: Vec<Episode> = owner.finish();
     supervision.rights = Some(rights);
     let report = RunReport::new(RunFacts {

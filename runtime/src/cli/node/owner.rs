@@ -125,7 +125,7 @@ impl<'a> Owner<'a> {
     }
 
     fn say(&self, level: u8, line: &str) {
-        eprintln!("node       {line}");
+        remark!("node       {line}");
         self.links.server.log(level, line);
     }
 
@@ -359,7 +359,7 @@ impl<'a> Owner<'a> {
         }
         (self.reported, self.level) = (now, level);
         if let Err(error) = self.links.server.report(&self.spec.name, &parts) {
-            eprintln!("node       {error}");
+            remark!("node       {error}");
         }
     }
 

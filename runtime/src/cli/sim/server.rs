@@ -116,7 +116,7 @@ pub fn serve(arguments: &SimArguments, spec: RobotSpec) -> Result<(), CliError> 
         spec,
         world,
     };
-    eprintln!(
+    remark!(
         "sim        {} as {} on domain {}, commands on {}",
         server.spec.name,
         transport.node(),
@@ -134,7 +134,7 @@ pub fn serve(arguments: &SimArguments, spec: RobotSpec) -> Result<(), CliError> 
             break;
         }
     }
-    eprintln!("sim        {} commands limited, {} refused", server.limited, server.refused);
+    remark!("sim        {} commands limited, {} refused", server.limited, server.refused);
     Ok(())
 }
 
@@ -221,7 +221,7 @@ impl Server {
             }
             Err(reason) => {
                 self.refused += 1;
-                eprintln!("sim        command refused: {reason}");
+                remark!("sim        command refused: {reason}");
             }
         }
     }
@@ -237,7 +237,7 @@ impl Server {
             let Some((command, verdict)) = followed else { continue };
             self.limited += u64::from(matches!(verdict, Verdict::Limited { .. }));
             if let Err(error) = arm.write(now, &command) {
-                eprintln!("sim        the arm refused a command: {error}");
+                remark!("sim        the arm refused a command: {error}");
             }
         }
     }
@@ -314,7 +314,7 @@ impl Server {
         let seed = self.seed + self.episode.index - 1;
         let text =
             serde_json::json!({"seed": seed, "outcome": outcome.name(), "duration_s": took.as_secs_f64()}).to_string();
-        eprintln!("sim        seed {seed}: {}", outcome.name());
+        remark!("sim        seed {seed}: {}", outcome.name());
         send(&mut *self.outcome, &Text { data: &text }, &mut self.buffer);
     }
 }
@@ -323,7 +323,7 @@ impl Server {
 fn send<'a>(publisher: &mut dyn Publisher, message: &impl Wire<'a>, buffer: &mut Vec<u8>) {
     let sent = encode_into(message, buffer).map_err(|error| error.to_string());
     if let Err(error) = sent.and_then(|bytes| publisher.publish(bytes).map_err(|error| error.to_string())) {
-        eprintln!("sim        {error}");
+        remark!("sim        {error}");
     }
 }
 

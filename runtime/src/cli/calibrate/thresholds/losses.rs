@@ -49,7 +49,7 @@ pub(super) fn early_exit(
     for passes in 2..=MOST_PASSES {
         let exit = Decoding { early_exit: Some(passes), ..GUESSES };
         let apart = fitting.apart_rad(plain, &fitting.answer(exit, Plan::UNLIMITED)?);
-        println!("early exit         {passes:>3} passes: p99 {apart:.4} rad");
+        say!("early exit         {passes:>3} passes: p99 {apart:.4} rad");
         if apart <= fitting.tolerance_rad {
             return Ok(Some(EarlyExitThreshold { passes }));
         }
@@ -67,7 +67,7 @@ pub(super) fn bin_distance(
         for bins in 1..=MOST_BINS {
             let near = Decoding { bin_distance: Some(bins), ..GUESSES };
             let apart = fitting.apart_rad(plain, &fitting.answer(near, Plan::UNLIMITED)?);
-            println!("bin distance       {bins:>3} bins: p99 {apart:.4} rad");
+            say!("bin distance       {bins:>3} bins: p99 {apart:.4} rad");
             if apart > fitting.tolerance_rad {
                 break;
             }
@@ -93,7 +93,7 @@ pub(super) fn layer_exit(
         let stages = || answers.iter().flatten().map(|answered| answered.chunk.stages());
         let (left, tokens) = stages().fold((0, 0), |(left, all), each| (left + each.exited, all + each.tokens));
         let apart = fitting.apart_rad(plain, &answers);
-        println!("layer exit         above {confidence:.3}: {left} of {tokens} tokens leave, p99 {apart:.4} rad");
+        say!("layer exit         above {confidence:.3}: {left} of {tokens} tokens leave, p99 {apart:.4} rad");
         if apart > fitting.tolerance_rad {
             break;
         }
@@ -113,7 +113,7 @@ pub(super) fn denoising(
     for steps in (1..most as u32).rev() {
         let plan = Plan { steps, ..Plan::UNLIMITED };
         let apart = fitting.apart_rad(plain, &fitting.answer(Decoding::default(), plan)?);
-        println!("denoising          {steps:>3} steps: p99 {apart:.4} rad");
+        say!("denoising          {steps:>3} steps: p99 {apart:.4} rad");
         if apart > fitting.tolerance_rad {
             break;
         }
@@ -164,7 +164,7 @@ pub(super) fn anytime(
     let mut accepted = None;
     for frequencies in (1..horizon).rev() {
         let (apart, bound) = (apart(frequencies), worst_bound(&codec, frequencies, dims));
-        println!(
+        say!(
             "anytime            {frequencies:>3} of {horizon} frequencies: p99 {apart:.4} rad, stated bound {bound:.3}"
         );
         if apart > fitting.tolerance_rad || bound > WIDEST_BOUND {

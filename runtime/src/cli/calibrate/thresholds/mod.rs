@@ -88,7 +88,7 @@ pub fn fit(arguments: &ThresholdArguments) -> Result<(), CliError> {
     let fitting = Fitting { policy: &arguments.policy, bundle: &bundle, recorded: &recorded, tolerance_rad };
     let plain = fitting.answer(Decoding::default(), Plan::UNLIMITED)?;
     let whole = plain.iter().flatten().count();
-    println!("{} observations of {}: {whole} answered", recorded.len(), spec.name);
+    say!("{} observations of {}: {whole} answered", recorded.len(), spec.name);
     if whole < 20 {
         return Err(CliError::Input(format!("{whole} answers are too few to fit anything to: record more episodes")));
     }
@@ -99,7 +99,7 @@ pub fn fit(arguments: &ThresholdArguments) -> Result<(), CliError> {
         for answered in plain.iter().flatten() {
             table.learn_chunk(&answered.tokens, row);
         }
-        println!("tri-grams          {} contexts, {} bytes", table.len(), table.to_bytes().len());
+        say!("tri-grams          {} contexts, {} bytes", table.len(), table.to_bytes().len());
         trigrams = Some(table).filter(|_| rules.block.is_some());
     }
     fitted.early_exit = losses::early_exit(&fitting, &plain)?;
@@ -114,7 +114,7 @@ pub fn fit(arguments: &ThresholdArguments) -> Result<(), CliError> {
     fitted.check(spec).map_err(|error| CliError::Failed(error.to_string()))?;
     if let Some(folder) = &arguments.out {
         bundle::write(&bundle, &fitted, trigrams.as_ref(), folder)?;
-        println!("{}: written with {THRESHOLDS_FILE}", folder.display());
+        say!("{}: written with {THRESHOLDS_FILE}", folder.display());
     }
     Ok(())
 }

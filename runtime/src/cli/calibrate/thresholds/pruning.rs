@@ -18,7 +18,7 @@ pub(super) fn pruning(
             bundle.set_pruning(way(tokens)).map_err(CliError::failed)?;
             let answers = fitting.answer_as(&bundle, None)?;
             let apart = fitting.apart_rad(plain, &answers);
-            println!("{:<18} p99 {apart:.4} rad", way(tokens).to_string());
+            say!("{:<18} p99 {apart:.4} rad", way(tokens).to_string());
             if apart > fitting.tolerance_rad {
                 break;
             }

@@ -48,7 +48,7 @@ fn cases(fitting: &Fitting<'_>, plain: &[Option<Answered>]) -> Vec<Case> {
 fn tell(what: &str, cases: &[Case], fires: impl Fn(&Case) -> bool, of: fn(&Case) -> f64) {
     let skipped: Vec<f64> = cases.iter().filter(|case| fires(case)).map(of).collect();
     let count = skipped.len();
-    println!(
+    say!(
         "{what:<18} fires in {count} of {}: p50 {:.4}, p99 {:.4} rad from what would have been answered",
         cases.len(),
         quantile(skipped.clone(), 0.5),
@@ -88,13 +88,13 @@ pub(super) fn reuse(fitting: &Fitting<'_>, plain: &[Option<Answered>], wish: Wis
     let still = open.iter().filter(|case| case.signals.still_share >= still_share);
     let pairs = still.filter_map(|case| Some((case.signals.angle_rad?, case.reused_rad))).collect();
     let Some(angle_rad) = wish.cut(cases.len(), pairs) else {
-        println!("reuse              {} of {} answers could be reused: nothing fitted", open.len(), cases.len());
+        say!("reuse              {} of {} answers could be reused: nothing fitted", open.len(), cases.len());
         return None;
     };
     // The angle of the last that is skipped must lie below the threshold.
     let angle_rad = (angle_rad * (1.0 + 1e-6)).clamp(1e-9, core::f64::consts::PI);
     let rules = ReuseThresholds { angle_rad, still_share };
-    println!("reuse              angle below {angle_rad:.4} rad, still {still_share:.3}");
+    say!("reuse              angle below {angle_rad:.4} rad, still {still_share:.3}");
     tell("reuse", &cases, |case| may_reuse(&rules, &case.signals, execute_rows), |case| case.reused_rad);
     Some(rules)
 }
@@ -116,11 +116,11 @@ pub(super) fn extrapolation(
     let pairs: Vec<_> = open.filter_map(|case| Some((case.signals.residual_rad?, case.extrapolated_rad))).collect();
     let count = pairs.len();
     let Some(residual_rad) = wish.cut(cases.len(), pairs) else {
-        println!("extrapolation      {count} of {} answers could be extrapolated: nothing fitted", cases.len());
+        say!("extrapolation      {count} of {} answers could be extrapolated: nothing fitted", cases.len());
         return None;
     };
     let rules = ExtrapolationThresholds { speed_min_rad_s, speed_max_rad_s, residual_rad: residual_rad.max(1e-9) };
-    println!(
+    say!(
         "extrapolation      {speed_min_rad_s:.3} to {speed_max_rad_s:.3} rad/s, residual at most {residual_rad:.5} rad"
     );
     tell("extrapolation", &cases, |case| may_extrapolate(&rules, &case.signals), |case| case.extrapolated_rad);
