@@ -3,7 +3,7 @@
 
 mod rig;
 
-use endplate_hal::{Instant, StopCategory};
+use endplate_hal::{Instant, Limit, RobotSpec, StopCategory};
 use endplate_policies::OutputFault;
 use endplate_runtime::{Cause, FaultPlan, FaultWindow, Rung, RuntimeFault};
 use rig::{Outcome, Rig, assert_no_jump};
@@ -186,4 +186,21 @@ fn an_estop_of_category_torque_off_lets_go_only_at_rest() {
     let last = outcome.sent.last().unwrap().0;
     let braking = outcome.rungs.iter().filter(|(_, rung)| *rung == Rung::Decelerated).map(|(at, _)| *at).next_back();
     assert!(braking.is_none_or(|at| at < last + 0.011), "let go while braking");
+}
+
+#[test]
+fn a_box_the_tool_may_not_leave_holds_the_arm_and_is_counted_as_no_joints_limit() {
+    let low = |spec: &mut RobotSpec| {
+        let workspace = spec.workspace.as_mut().unwrap();
+        // Above where cubes lie: the tool comes down to it.
+        workspace.min_m[2] = 0.12;
+    };
+    let mut rig = Rig::new(SEED, &[], low);
+    let outcome = rig.run(&FaultPlan::default(), 5.0);
+    assert_no_jump(&rig.spec, &outcome, "workspace");
+    let control = &outcome.control;
+    assert!(control.limited_by_workspace > 0);
+    let of_joints: u64 = control.limited_by.iter().flatten().sum();
+    assert_eq!(control.limited, control.limited_by_workspace + of_joints);
+    assert!(control.limited_by.iter().all(|of_joint| of_joint[Limit::Workspace as usize] == 0));
 }

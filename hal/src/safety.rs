@@ -182,8 +182,8 @@ pub enum Verdict {
     Passed,
     /// The command was changed to obey a limit.
     Limited {
-        /// The first joint that met it.
-        joint: usize,
+        /// The first joint that met it; none for the tool's box.
+        joint: Option<usize>,
         /// The limit.
         limit: Limit,
     },
@@ -371,7 +371,7 @@ impl SafetyFilter {
             };
             let (taken, stop, met) = admit(tick, wanted, limits, dt);
             if let (Some(limit), Verdict::Passed) = (met, verdict) {
-                verdict = Verdict::Limited { joint, limit };
+                verdict = Verdict::Limited { joint: Some(joint), limit };
             }
             stops[joint] = stop;
             next.position_rad[joint] = match (met, command.mode) {
@@ -387,7 +387,7 @@ impl SafetyFilter {
             let beyond = excess(&stops);
             if beyond > 0.0 && beyond >= excess(&self.motion.position_rad) {
                 let (command, _) = self.brake(now, HeldCause::Asked);
-                return (command, Verdict::Limited { joint: 0, limit: Limit::Workspace });
+                return (command, Verdict::Limited { joint: None, limit: Limit::Workspace });
             }
         }
         self.motion = next;

@@ -123,6 +123,8 @@ pub struct ControlCounts {
     pub limited: u64,
     /// Of those, how many by joint and limit, in the order of [`Limit::ALL`].
     pub limited_by: [[u64; Limit::ALL.len()]; MAX_JOINTS],
+    /// And how many by the tool's box, which is no joint's.
+    pub limited_by_workspace: u64,
     /// Periods by rung.
     pub ladder: LadderCounts,
     /// Onsets by cause.
@@ -153,6 +155,7 @@ impl ControlCounts {
             overruns: 0,
             limited: 0,
             limited_by: Default::default(),
+            limited_by_workspace: 0,
             ladder: LadderCounts::default(),
             causes: CauseCounts::default(),
             camera_to_command: Samples::with_capacity(65_536),
@@ -735,7 +738,10 @@ impl ControlLoop {
         self.counts.ladder.count(rung);
         if let Verdict::Limited { joint, limit } = verdict {
             self.counts.limited += 1;
-            self.counts.limited_by[joint.min(MAX_JOINTS - 1)][limit as usize] += 1;
+            match joint {
+                Some(joint) => self.counts.limited_by[joint.min(MAX_JOINTS - 1)][limit as usize] += 1,
+                None => self.counts.limited_by_workspace += 1,
+            }
         }
         self.counts.digest.add(now, &command);
         for cause in Cause::ALL {

@@ -331,7 +331,9 @@ fn limited_by(control: &ControlCounts, joints: &[JointSpec]) -> BTreeMap<String,
             |(limit, &count): (&Limit, &u64)| (count > 0).then(|| (format!("{}:{}", joint.name, limit.name()), count));
         Limit::ALL.iter().zip(counts).filter_map(named).collect::<Vec<_>>()
     };
-    joints.iter().zip(&control.limited_by).flat_map(of_joint).collect()
+    let of_joints = joints.iter().zip(&control.limited_by).flat_map(of_joint);
+    let workspace = control.limited_by_workspace;
+    of_joints.chain((workspace > 0).then(|| (Limit::Workspace.name().to_owned(), workspace))).collect()
 }
 
 fn quantiles(p: &Percentiles, digits: usize) -> String {
