@@ -36,6 +36,19 @@ fn refused(arguments: &[&str]) -> String {
 }
 
 #[test]
+fn rows_given_to_bins_that_were_not_trained_for_it_are_warned_of() {
+    let bins = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/bundles/pick_cube_bins");
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_endplate"));
+        let output = command.args(["run", "--episodes", "1", "--bundle", bins]).args(more).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(run(&["--handover", "prefix"]).contains("pick-cube-bins was trained to doubt"));
+    assert!(!run(&["--handover", "rtc"]).contains("trained"));
+}
+
+#[test]
 fn plans_and_handovers_that_make_no_sense_say_why() {
     let folder = tempfile::tempdir().unwrap();
     let plan = folder.path().join("plan.txt");

@@ -4,8 +4,9 @@ use super::bundle::bound;
 use super::error::CliError;
 use super::run::RunArguments;
 use endplate_hal::{Robot, RobotSpec};
+use endplate_policies::bundle::FamilySpec;
 use endplate_policies::{Bundle, Policy};
-use endplate_runtime::handover::Handover;
+use endplate_runtime::handover::{Handover, Mode};
 use endplate_runtime::{ControlLoop, InferenceLoop, PlayRules};
 
 /// The robot with the cameras the policy looks through, in the order of the bundle's slots.
@@ -27,12 +28,23 @@ fn handover(arguments: &RunArguments, bundle: &Bundle) -> Result<Handover, CliEr
     }
 }
 
-/// A baseline plays worse than it could; only an evaluation may want that.
-pub fn refuse_baseline(arguments: &RunArguments, bundle: &Bundle) -> Result<(), CliError> {
-    if handover(arguments, bundle)?.is_baseline() {
+/// A baseline plays worse than it could; only an evaluation may want that. Says it where rows are given to bins whose
+/// bundle does not ask for it: a policy that has always seen the right rows may believe wrong ones.
+pub fn look_at_handover(arguments: &RunArguments, bundle: &Bundle) -> Result<(), CliError> {
+    let chosen = handover(arguments, bundle)?;
+    if chosen.is_baseline() {
         return Err(CliError::Input(
             "--handover: a baseline is there to compare with: use it in `evaluate`".to_owned(),
         ));
+    }
+    let spec = bundle.spec();
+    let asks_for_it = spec.handover.as_deref().is_some_and(|own| own.starts_with("prefix"));
+    if chosen.mode == Mode::Prefix && !asks_for_it && matches!(spec.family, FamilySpec::Bins(_)) {
+        remark!(
+            "handover   prefix: nothing says that {} was trained to doubt the rows it is given, and one that was not copies \
+             them (HANDOVER.md): evaluate it first; a bundle that was says so in [handover]",
+            spec.name
+        );
     }
     Ok(())
 }

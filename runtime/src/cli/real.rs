@@ -2,7 +2,7 @@
 
 use super::devices::{describe, open_arms};
 use super::error::CliError;
-use super::loops::{loops, refuse_baseline, with_cameras_of};
+use super::loops::{look_at_handover, loops, with_cameras_of};
 use super::operator::{Desk, Wish};
 use super::report::{Episode, RunFacts, RunReport};
 use super::run::{Images, RunArguments, publish_report, refuse_foreign};
@@ -31,7 +31,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
         return Err(CliError::Input("--episodes: episodes are for simulated robots".to_owned()));
     }
     refuse_foreign(arguments, "a robot on hardware", true)?;
-    refuse_baseline(arguments, bundle)?;
+    look_at_handover(arguments, bundle)?;
     let (engine, policy) = (loaded.engine.clone(), loaded.policy);
     policy.check_instruction(instruction).map_err(|error| CliError::Input(format!("--instruction: {error}")))?;
     let monotonic = Arc::new(MonotonicClock::new());

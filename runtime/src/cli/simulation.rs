@@ -2,7 +2,7 @@
 
 use super::error::{CliError, read_text, write};
 use super::frames::FrameSaver;
-use super::loops::{loops, refuse_baseline, with_cameras_of};
+use super::loops::{look_at_handover, loops, with_cameras_of};
 use super::report::{Episode, INTERRUPTED, RunFacts, RunReport};
 use super::run::{DEFAULT_LATENCY, Images, RunArguments, Task, parse_span};
 use super::startup;
@@ -135,7 +135,7 @@ pub fn run(
     bundle: &Bundle,
     loaded: Loaded,
 ) -> Result<RunReport, CliError> {
-    refuse_baseline(arguments, bundle)?;
+    look_at_handover(arguments, bundle)?;
     let episodes = arguments.episodes.unwrap_or(COLOURS.len() as u64);
     let on_real_clock = arguments.realtime || arguments.episodes.is_none();
     let view = View::new(episodes);

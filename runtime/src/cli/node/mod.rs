@@ -7,7 +7,7 @@ pub mod signalled;
 
 use super::bundle::require_fit;
 use super::error::CliError;
-use super::loops::{loops, refuse_baseline, with_cameras_of};
+use super::loops::{look_at_handover, loops, with_cameras_of};
 use super::report::{Episode, RunFacts, RunReport};
 use super::run::{RunArguments, publish_report, refuse_foreign};
 use super::wire::{Opened, RosArguments};
@@ -84,7 +84,7 @@ pub fn run(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle, loaded:
     signalled::install()?;
     require_fit(bundle, robot)?;
     refuse_foreign(arguments, "a robot over --transport", false)?;
-    refuse_baseline(arguments, bundle)?;
+    look_at_handover(arguments, bundle)?;
     let mut spec = with_cameras_of(bundle, robot);
     let node = &arguments.node;
     let Opened { transport, ros, .. } = node.wire.open("endplate", SessionMode::Peer)?;
