@@ -85,6 +85,35 @@ fn a_bad_argument_is_named_with_what_to_write() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_at_the_end_is_refused_at_the_start_and_a_pipe_is_written_as_it_is() {
+    let missing = "/no/such/folder/out.json";
+    for arguments in [
+        &["run", "--episodes", "1", "--json", missing][..],
+        &["evaluate", "--episodes", "1", "--json", missing],
+        &["evaluate", "--episodes", "1", "--markdown", missing],
+        &["bench", "faults", "--seeds", "1", "--json", missing],
+    ] {
+        refused(arguments, 2, &[missing, "name a file"]);
+    }
+    refused(&["run", "--episodes", "1", "--json", "/"], 2, &["is a folder"]);
+    refused(&["run", "--episodes", "1", "--fault-plan", "estop@1"], 2, &["use --fault estop@1"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (file, link) = (folder.path().join("report.json"), folder.path().join("link"));
+    std::fs::write(&file, "old").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    for to in ["/dev/stdout", link.to_str().unwrap()] {
+        let output = endplate(&["bench", "faults", "--seeds", "1", "--json", to]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = match to {
+            "/dev/stdout" => String::from_utf8(output.stdout).unwrap(),
+            _ => std::fs::read_to_string(&file).unwrap(),
+        };
+        assert!(text.contains("\"broken\":0"), "{text}");
+    }
+    assert!(link.is_symlink());
+}
+
+#[test]
 fn a_bad_robot_description_is_named_with_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let write = |from: &str, to: &str| {

@@ -32,7 +32,7 @@ mod tokenizer;
 mod wire;
 
 use super::bundle::PolicyArguments;
-use super::error::{CliError, write};
+use super::error::{CliError, require_writable, write};
 use clap::Args;
 #[cfg(feature = "mcap")]
 use endplate_policies::Decoding;
@@ -210,6 +210,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<(), CliError> {
     if arguments.windows < 2 || arguments.calls < 10 {
         return Err(CliError::Input("--windows must be at least 2 and --calls at least 10".to_owned()));
     }
+    require_writable(arguments.json.iter().filter(|path| path.as_os_str() != "-"))?;
     if !(arguments.seconds() >= 0.02 * arguments.windows as f64 && arguments.seconds() <= 86_400.0) {
         return Err(CliError::Input("--seconds must be at least 0.02 a window and at most 86400".to_owned()));
     }
@@ -261,7 +262,7 @@ fn print_table(rows: &[Row]) {
         }
         let own = row.iter().filter(|(key, _)| ![&shared[..], &hidden].concat().contains(&key.as_str()));
         let own: Vec<String> = own.filter_map(|(key, value)| own_cell(row, key, value)).collect();
-        say!("  {:<28}{}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
+        say!("  {:<26}  {}", row.get("what").and_then(Value::as_str).unwrap_or_default(), own.join("  "));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What can end a command, and the exit code that says so.
 
 use core::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The exit codes, as `--help` prints them.
@@ -52,15 +52,48 @@ pub fn read_text(path: &Path) -> Result<String, CliError> {
     std::fs::read_to_string(path).map_err(|error| CliError::Input(format!("{}: {error}", path.display())))
 }
 
-/// Writes a file as a whole or not at all; an error names it.
+/// Writes a file as a whole or not at all, and into what is no file (`/dev/stdout`, a pipe) as it is; an error names it.
 pub fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), CliError> {
+    let failed = |error: std::io::Error| CliError::Failed(format!("{}: {error}", path.display()));
+    if is_device(path) {
+        return std::fs::write(path, contents).map_err(failed);
+    }
+    // What a link leads to is replaced, not the link.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    beside(path)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, contents.as_ref()).map(|()| file))
+        .and_then(|file| file.persist(path).map_err(|error| error.error))
+        .map(drop)
+        .map_err(failed)
+}
+
+/// Refuses, before anything has run, a file that could not be written at the end.
+pub fn require_writable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<(), CliError> {
+    for path in paths {
+        let reason = match beside(path) {
+            Ok(_) if path.is_dir() => "is a folder".to_owned(),
+            Ok(_) => continue,
+            Err(_) if is_device(path) => continue,
+            Err(error) => format!("cannot be written: {}", error.kind()),
+        };
+        return Err(CliError::Input(format!(
+            "{}: {reason}: name a file in a folder that can be written",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Whether there is something that is neither a file nor a folder.
+fn is_device(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// A file without a name yet, in the same folder.
+fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the user's umask
-    let written = builder
-        .tempfile_in(folder)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, contents.as_ref()).map(|()| file))
-        .and_then(|file| file.persist(path).map_err(|error| error.error));
-    written.map(drop).map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))
+    builder.tempfile_in(folder)
 }

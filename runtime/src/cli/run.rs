@@ -1,7 +1,7 @@
 //! `endplate run`: the main job.
 
 use super::bundle::{PolicyArguments, open_robot, require_fit};
-use super::error::{CliError, write};
+use super::error::{CliError, require_writable, write};
 use super::feasibility::require_time;
 use super::report::RunReport;
 #[cfg(feature = "sim")]
@@ -180,6 +180,10 @@ pub fn publish_report(arguments: &RunArguments, report: &RunReport) -> Result<()
 
 /// Runs the job and prints its summary.
 pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
+    if arguments.episodes == Some(0) {
+        return Err(CliError::Input("--episodes 0: play at least one".to_owned()));
+    }
+    require_writable(arguments.json.iter().chain(&arguments.write_trace))?;
     #[allow(unused_mut)] // without servo buses
     let mut robot = open_robot(arguments.robot.as_ref())?;
     if robot.control.realtime.huge_pages {

@@ -285,7 +285,12 @@ fn fault_plan(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle) -> R
         faults.retain(|fault| refuse_foreign_faults(core::slice::from_ref(fault), bundle).is_ok());
         return Ok(faults);
     }
-    let text = read_text(&PathBuf::from(plan))?;
+    let text = read_text(&PathBuf::from(plan)).map_err(|error| match Fault::parse(plan) {
+        Ok(_) => {
+            CliError::Input(format!("--fault-plan {plan}: this is one fault, not a file of them: use --fault {plan}"))
+        }
+        Err(_) => CliError::Input(format!("--fault-plan {error}: name a file of faults, or write random:SEED")),
+    })?;
     let mut faults = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default().trim();

@@ -37,6 +37,9 @@ const HANDOVERS: [&str; 7] = [
 
 /// Runs the seeds asked for, or the matrix.
 pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
+    if arguments.seeds == 0 {
+        return Err(CliError::Input("--seeds 0: run at least one".to_owned()));
+    }
     let robot = open_robot(None)?;
     if arguments.trained {
         return seeds(arguments, "random fault plans, trained policy", |seed| trained(arguments, &robot, seed));
