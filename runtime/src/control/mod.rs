@@ -4,235 +4,29 @@
 //! filters and writes. It never allocates, locks, blocks, formats or logs once active; what is worth telling goes into
 //! a preallocated ring of [`Event`]s that another thread reads.
 
+mod exchange;
+mod snapshot;
+
 use crate::handover::Handover;
-use crate::handover::track::Track;
-use crate::metrics::{Cause, CauseCounts, CommandDigest, LadderCounts, Provenance, Rung, Samples};
+use crate::metrics::{Cause, Provenance, Rung};
 use crate::operator::{Operation, Order, PoseMotion};
 use crate::record::TickRecord;
 use crate::retimer::Retimer;
 use crate::scheduler::{ChunkRefusal, ChunkScheduler, PlayRules};
 use core::time::Duration;
 use endplate_hal::{
-    BusError, Clock, CommandMode, CommandSink, HeldCause, Instant, JointCommand, JointState, JointVec, Limit,
-    MAX_JOINTS, MotionTime, Robot, RobotSpec, SafeCommand, SafetyError, SafetyFilter, StateRing, StopCategory, Verdict,
+    BusError, Clock, CommandMode, CommandSink, HeldCause, Instant, JointCommand, JointState, JointVec, MAX_JOINTS,
+    MotionTime, Robot, RobotSpec, SafeCommand, SafetyError, SafetyFilter, StateRing, StopCategory, Verdict,
 };
-use endplate_policies::{ActionChunk, Blending, Epoch};
+use endplate_policies::{Blending, Epoch};
+pub use exchange::{CameraHealth, ControlCounts, Event, Inbox, Lifecycle, LifecycleError, Tick};
+pub use snapshot::ControlSnapshot;
+use snapshot::HISTORY;
 
-/// The lifecycle of a robot, in the words of ROS 2's managed nodes. Arms are written to only while `Active`.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum Lifecycle {
-    /// Nothing is known of the joints.
-    Unconfigured,
-    /// The joints are read and nothing is written.
-    Inactive,
-    /// One command leaves every period.
-    Active,
-    /// The end; nothing is written any more.
-    Finalized,
-}
-
-/// Why a lifecycle step was refused.
-#[derive(Copy, Clone, Debug, PartialEq, thiserror::Error)]
-pub enum LifecycleError {
-    /// The step does not start from the present state.
-    #[error("a robot that is {0:?} cannot take this step")]
-    Order(Lifecycle),
-    /// The joints could not be read.
-    #[error("the joints cannot be read: {0}")]
-    Read(BusError),
-    /// The torque could not be switched.
-    #[error("the torque cannot be switched: {0}")]
-    Torque(BusError),
-    /// The pose is not one to start from.
-    #[error("the arm cannot start from where it stands: {0}")]
-    Start(SafetyError),
-}
-
-/// What is known of a camera without looking at its images.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-pub struct CameraHealth {
-    /// Capture stamp of its newest frame.
-    pub captured: Instant,
-    /// Sequence number of that frame; 0 before the first.
-    pub sequence: u64,
-}
-
-/// What the control loop looks at besides the joints.
-#[derive(Copy, Clone)]
-pub struct Inbox<'a> {
-    /// A chunk that has arrived since the last tick.
-    pub chunk: Option<&'a ActionChunk>,
-    /// The cameras the policy looks through, in the order of the robot description.
-    pub cameras: &'a [CameraHealth],
-    /// Answers refused in a row before they came here; those the scheduler refuses are counted on top.
-    pub refused_in_a_row: u32,
-    /// The present epoch: a new one means that the instruction changed or the policy was reset.
-    pub epoch: Epoch,
-    /// Whether the e-stop is pressed.
-    pub estop: bool,
-    /// Periods that were missed before this one.
-    pub missed: u64,
-}
-
-/// Something worth telling, for another thread to log.
-#[derive(Copy, Clone, Debug, PartialEq)]
-pub struct Event {
-    /// When.
-    pub now: Instant,
-    /// What began.
-    pub cause: Cause,
-    /// The rung of the ladder in that period.
-    pub rung: Rung,
-    /// The joint concerned, where there is one.
-    pub joint: Option<u8>,
-}
-
-/// What a tick did.
-#[derive(Copy, Clone, Debug)]
-pub struct Tick {
-    /// The command of this period.
-    pub command: SafeCommand,
-    /// The rung it was made on.
-    pub rung: Rung,
-    /// What the safety filter did.
-    pub verdict: Verdict,
-    /// The cause of the step down, if the rung is not `Fresh`.
-    pub cause: Option<Cause>,
-    /// Capture to command, on the first command that follows from a new chunk.
-    pub camera_to_command: Option<Duration>,
-    /// Where the command comes from; `None` while braking, holding or stopped.
-    pub provenance: Option<Provenance>,
-    /// Periods by rung so far.
-    pub ladder: LadderCounts,
-    /// Who is in charge.
-    pub operation: Operation,
-    /// Orders handled so far.
-    pub orders: u64,
-}
-
-/// Counters of a control loop.
-#[derive(Clone)]
-pub struct ControlCounts {
-    /// Control periods that have passed, missed ones included.
-    pub periods: u64,
-    /// Commands made.
-    pub commands: u64,
-    /// Periods missed.
-    pub overruns: u64,
-    /// Commands the safety filter limited.
-    pub limited: u64,
-    /// Of those, how many by joint and limit, in the order of [`Limit::ALL`].
-    pub limited_by: [[u64; Limit::ALL.len()]; MAX_JOINTS],
-    /// And how many by the tool's box, which is no joint's.
-    pub limited_by_workspace: u64,
-    /// Periods by rung.
-    pub ladder: LadderCounts,
-    /// Onsets by cause.
-    pub causes: CauseCounts,
-    /// Capture to first command, for every chunk.
-    pub camera_to_command: Samples,
-    /// Of those, how many were beyond the deadline.
-    pub deadline_misses: u64,
-    /// Orders of the operator handled.
-    pub orders: u64,
-    /// Of those, orders that could not be taken where they came.
-    pub orders_refused: u64,
-    /// Events that no longer fitted the ring.
-    pub events_dropped: u64,
-    /// Periods that no longer fitted the recorder's ring.
-    pub records_dropped: u64,
-    /// Seconds of motion time executed.
-    pub motion_s: f64,
-    /// Digest of every command.
-    pub digest: CommandDigest,
-}
-
-impl ControlCounts {
-    fn new() -> Self {
-        Self {
-            periods: 0,
-            commands: 0,
-            overruns: 0,
-            limited: 0,
-            limited_by: Default::default(),
-            limited_by_workspace: 0,
-            ladder: LadderCounts::default(),
-            causes: CauseCounts::default(),
-            camera_to_command: Samples::with_capacity(65_536),
-            deadline_misses: 0,
-            orders: 0,
-            orders_refused: 0,
-            events_dropped: 0,
-            records_dropped: 0,
-            motion_s: 0.0,
-            digest: CommandDigest::default(),
-        }
-    }
-}
-
-/// What the inference side needs of the control side: published every tick, read as the latest value.
-#[derive(Clone, Debug)]
-pub struct ControlSnapshot {
-    /// When it was taken.
-    pub now: Instant,
-    /// Whether a new chunk is to be asked for.
-    pub wants_chunk: bool,
-    /// Whether one is, or will be within 100 ms if motion goes on.
-    pub wants_chunk_soon: bool,
-    /// The present epoch.
-    pub epoch: Epoch,
-    /// The newest joint states.
-    pub states: StateRing,
-    /// Motion time at the newest ticks, oldest first.
-    pub(crate) motion: Vec<(Instant, MotionTime)>,
-    /// What will be played if no other chunk comes.
-    pub(crate) plan: Track,
-    /// The longest time from capture to arrival among the last answers.
-    pub expected_latency: Duration,
-}
-
-const HISTORY: usize = 64;
 /// How long ahead the inference side knows that a chunk will be wanted: a few frames.
 const SOON: Duration = Duration::from_millis(100);
 /// As near as this the pose has been commanded, rad.
 const ARRIVED_RAD: f64 = 1e-3;
-
-impl ControlSnapshot {
-    /// An empty snapshot with room for everything.
-    pub fn new() -> Self {
-        Self {
-            now: Instant::ZERO,
-            wants_chunk: false,
-            wants_chunk_soon: false,
-            epoch: Epoch(0),
-            states: StateRing::with_capacity(HISTORY),
-            motion: Vec::with_capacity(HISTORY),
-            plan: Track::new(MAX_JOINTS),
-            expected_latency: Duration::ZERO,
-        }
-    }
-
-    /// Motion time at `instant`, interpolated; before the oldest tick held, or after the newest, the nearest is given.
-    pub fn motion_at(&self, instant: Instant) -> Option<MotionTime> {
-        let after = self.motion.iter().position(|(at, _)| *at >= instant);
-        match after {
-            None => self.motion.last().map(|&(_, motion)| motion),
-            Some(0) => self.motion.first().map(|&(_, motion)| motion),
-            Some(index) => {
-                let ((t0, m0), (t1, m1)) = (self.motion[index - 1], self.motion[index]);
-                let share = instant.seconds_since(t0) / t1.seconds_since(t0);
-                let nanos = m0.as_nanos() as f64 + (m1.as_nanos() - m0.as_nanos()) as f64 * share;
-                Some(MotionTime::from_nanos(nanos.round() as u64))
-            }
-        }
-    }
-}
-
-impl Default for ControlSnapshot {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// The control loop of one robot.
 pub struct ControlLoop {

@@ -1,32 +1,41 @@
 //! Episodes on the simulated robot, in simulated time or on the real clock.
 
-use super::error::{CliError, read_text, write};
-use super::frames::FrameSaver;
-use super::loops::{look_at_handover, loops, with_cameras_of};
-use super::report::{Episode, INTERRUPTED, RunFacts, RunReport};
-use super::run::{DEFAULT_LATENCY, Images, RunArguments, Task, parse_span};
-use super::startup;
-use super::supervision::{Supervision, has_stopped};
-use super::view::View;
+mod buses;
+mod faults;
+mod tape;
+mod watcher;
+
+use crate::cli::error::{CliError, read_text, write};
+use crate::cli::frames::FrameSaver;
+use crate::cli::loops::{look_at_handover, loops, with_cameras_of};
+use crate::cli::report::{Episode, INTERRUPTED, RunFacts, RunReport};
+use crate::cli::run::{DEFAULT_LATENCY, Images, RunArguments, Task, parse_span};
+use crate::cli::startup;
+use crate::cli::supervision::{Supervision, has_stopped};
+use crate::cli::view::View;
+use buses::Buses;
 use core::time::Duration;
-use endplate_hal::{Camera, Clock, Instant, MonotonicClock, Robot, RobotSpec};
-use endplate_policies::{Bundle, EngineInfo, Epoch, Loaded, OutputFault};
+use endplate_hal::{Camera, Clock, Instant, MonotonicClock, RobotSpec};
+use endplate_policies::{Bundle, EngineInfo, Epoch, Loaded};
 use endplate_runtime::drive::orders::Orders;
 use endplate_runtime::drive::simulated::{Latency, LatencyModel, Simulated};
 use endplate_runtime::drive::{CameraBank, CameraLoop, CameraWatch, Flow, camera_loops, realtime, simulated};
 use endplate_runtime::{
-    CameraHealth, ControlCounts, ControlLoop, Event, FaultPlan, FaultWindow, Inbox, InferenceCounts, InferenceLoop,
-    RuntimeFault, Samples, Tick,
+    CameraHealth, ControlCounts, ControlLoop, Event, FaultPlan, Inbox, InferenceCounts, InferenceLoop, Samples,
 };
-use endplate_sim::fault::{Fault, FaultKind, FaultPlan as BodyFaults};
+use endplate_sim::fault::{Fault, FaultPlan as BodyFaults};
 use endplate_sim::look::Look;
 use endplate_sim::model::Model;
 use endplate_sim::moving::CubeMotion;
 use endplate_sim::robot::{SimOptions, SimRobot};
 use endplate_sim::scene::Scene;
-use endplate_sim::task::{self, COLOURS, Judge, MOVING_TIME_LIMIT, Outcome, TIME_LIMIT};
+use endplate_sim::task::{self, COLOURS, MOVING_TIME_LIMIT, Outcome, TIME_LIMIT};
+pub use faults::runtime_faults;
+use faults::{fault_plan, parse_faults, refuse_foreign_faults};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tape::Tape;
+use watcher::Watcher;
 
 /// From the start of an episode to activation: every camera has given a frame by then.
 const WARM_UP: Duration = Duration::from_millis(150);
@@ -65,67 +74,6 @@ pub struct Bench<'a> {
     /// The present of simulated time.
     now: Instant,
     successes: usize,
-}
-
-/// The emulated buses of a run, if its robot description has any.
-#[derive(Default)]
-struct Buses {
-    #[cfg(feature = "serial")]
-    open: Vec<endplate_sim::bus::EmulatedBus>,
-    #[cfg(feature = "serial")]
-    reporters: super::devices::Reporters,
-}
-
-impl Buses {
-    /// The arms of the robot: behind their emulated buses, or the simulated arm itself.
-    #[cfg(feature = "serial")]
-    fn open(
-        spec: &RobotSpec,
-        world: &SimRobot,
-        clock: &Arc<MonotonicClock>,
-        on_real_clock: bool,
-    ) -> Result<(Robot, Self), CliError> {
-        use super::devices::{has_buses, open_arms};
-        if !has_buses(spec) {
-            return Self::none(world);
-        }
-        if !on_real_clock {
-            return Err(CliError::Input(format!("{}: a bus runs on the real clock: add --realtime", spec.source)));
-        }
-        let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-        let arms = open_arms(spec, &clock, Some(world))?;
-        Ok((arms.robot, Self { open: arms.emulated, reporters: arms.reporters }))
-    }
-
-    #[cfg(not(feature = "serial"))]
-    fn open(_: &RobotSpec, world: &SimRobot, _: &Arc<MonotonicClock>, _: bool) -> Result<(Robot, Self), CliError> {
-        Self::none(world)
-    }
-
-    fn none(world: &SimRobot) -> Result<(Robot, Self), CliError> {
-        Ok((Robot::new(vec![Box::new(world.arm())]).map_err(CliError::failed)?, Self::default()))
-    }
-
-    #[cfg(feature = "serial")]
-    fn report(&self, view: &View) {
-        for (name, report) in &self.reporters {
-            view.line(&format!("bus        {}", super::devices::describe(name, &report())));
-        }
-        for bus in &self.open {
-            view.line(&format!("emulator   {:?}", bus.counts()));
-        }
-    }
-
-    #[cfg(not(feature = "serial"))]
-    fn report(&self, _: &View) {}
-
-    /// Whether there is a bus between control and world.
-    fn stand_between(&self) -> bool {
-        #[cfg(feature = "serial")]
-        return !self.open.is_empty();
-        #[cfg(not(feature = "serial"))]
-        false
-    }
 }
 
 /// Runs the episodes and reports.
@@ -264,83 +212,6 @@ fn latency_model(arguments: &RunArguments) -> Result<LatencyModel, CliError> {
     parse_span(text).map(LatencyModel::Fixed).ok_or_else(|| {
         CliError::Input(format!("--latency {text}: write a span such as 60ms, or measured, or trace:FILE"))
     })
-}
-
-fn parse_faults(texts: &[String]) -> Result<Vec<Fault>, CliError> {
-    texts
-        .iter()
-        .map(|text| Fault::parse(text).map_err(|error| CliError::Input(format!("--fault {text}: {error}"))))
-        .collect()
-}
-
-/// The faults of `--fault-plan`; drawn ones are of kinds that the policy can have.
-fn fault_plan(arguments: &RunArguments, robot: &RobotSpec, bundle: &Bundle) -> Result<Vec<Fault>, CliError> {
-    let Some(plan) = &arguments.fault_plan else { return Ok(Vec::new()) };
-    if let Some(seed) = plan.strip_prefix("random:") {
-        let seed = seed.parse().map_err(|_| {
-            CliError::Input(format!("--fault-plan {plan}: write a whole number after random:, such as random:7"))
-        })?;
-        let cameras: Vec<&str> = robot.cameras.iter().map(|camera| camera.name.as_str()).collect();
-        let mut faults = Fault::sample(seed, &cameras, Duration::from_secs(8));
-        faults.retain(|fault| refuse_foreign_faults(core::slice::from_ref(fault), bundle).is_ok());
-        return Ok(faults);
-    }
-    let text = read_text(&PathBuf::from(plan)).map_err(|error| match Fault::parse(plan) {
-        Ok(_) => {
-            CliError::Input(format!("--fault-plan {plan}: this is one fault, not a file of them: use --fault {plan}"))
-        }
-        Err(_) => CliError::Input(format!("--fault-plan {error}: name a file of faults, or write random:SEED")),
-    })?;
-    let mut faults = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        if !line.is_empty() {
-            let number = number + 1;
-            let fault = Fault::parse(line)
-                .map_err(|error| CliError::Input(format!("--fault-plan {plan}: line {number}: {error}")))?;
-            faults.push(fault);
-        }
-    }
-    Ok(faults)
-}
-
-/// Faults of tokens need a policy that speaks in tokens.
-fn refuse_foreign_faults(faults: &[Fault], bundle: &Bundle) -> Result<(), CliError> {
-    let of_tokens = |fault: &&Fault| matches!(fault.kind, FaultKind::TokensGarbage | FaultKind::TokensTruncated);
-    let spec = bundle.spec();
-    match faults.iter().find(of_tokens) {
-        Some(fault) if !spec.family.has_tokens() => Err(CliError::Input(format!(
-            "--fault {}: {} is a policy of the family {}, which has no tokens to break; use output_nan, output_inf or output_huge",
-            fault.label(),
-            spec.name,
-            spec.family.name()
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// The windows this crate injects itself; the simulator has the others.
-pub fn runtime_faults(faults: &[Fault]) -> FaultPlan {
-    let windows = faults.iter().filter_map(|fault| {
-        let kind = match fault.kind {
-            FaultKind::InferenceStall => RuntimeFault::InferenceStall,
-            FaultKind::LatencyDrift => RuntimeFault::LatencyDrift,
-            FaultKind::OutputNan => RuntimeFault::Output(OutputFault::Nan),
-            FaultKind::OutputInf => RuntimeFault::Output(OutputFault::Inf),
-            FaultKind::OutputHuge => RuntimeFault::Output(OutputFault::Huge),
-            FaultKind::TokensGarbage => RuntimeFault::Output(OutputFault::TokensGarbage),
-            FaultKind::TokensTruncated => RuntimeFault::Output(OutputFault::TokensTruncated),
-            FaultKind::InstructionChange => RuntimeFault::InstructionChange,
-            FaultKind::Estop => RuntimeFault::Estop,
-            _ => return None,
-        };
-        Some(FaultWindow {
-            fault: kind,
-            start: fault.start,
-            end: fault.duration.map(|duration| fault.start + duration),
-        })
-    });
-    FaultPlan::new(windows.collect())
 }
 
 /// What one episode is about.
@@ -565,7 +436,7 @@ impl<'a> Bench<'a> {
             self.warm_up(now);
         }
         self.activate(now)?;
-        let mut watcher = Watcher::new(&plan, self.time_limit(), &self.world, now, self.successes);
+        let mut watcher = Watcher::new(plan.target, self.time_limit(), &self.world, now, self.successes);
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
         let tape = &mut self.recorder;
@@ -621,7 +492,7 @@ impl<'a> Bench<'a> {
         self.world.advance_to(begin);
         self.activate(begin)?;
         startup::mark("activated");
-        let mut watcher = Watcher::new(&plan, self.time_limit(), &self.world, begin, self.successes);
+        let mut watcher = Watcher::new(plan.target, self.time_limit(), &self.world, begin, self.successes);
         let world = self.world.clone();
         let (view, events, saver) = (&self.view, &mut self.events, &mut self.saver);
         let tape = &mut self.recorder;
@@ -693,108 +564,10 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// A recording under way, if one was asked for. The robot goes on when it cannot be written; the run then fails at its end.
-#[derive(Default)]
-struct Tape {
-    #[cfg(feature = "mcap")]
-    recorder: Option<endplate_runtime::recorder::Recorder>,
-    #[cfg(feature = "mcap")]
-    failed: Option<String>,
-}
-
-#[cfg(feature = "mcap")]
-impl Tape {
-    fn pump(&mut self, view: &View) {
-        if let Some(recorder) = &mut self.recorder
-            && let Err(error) = recorder.pump()
-        {
-            view.line(&format!("recording stopped: {error}"));
-            self.failed = Some(error.to_string());
-            self.recorder = None;
-        }
-    }
-
-    fn finish(
-        &mut self,
-        control: &mut ControlLoop,
-        inference: &mut InferenceLoop,
-        view: &View,
-    ) -> Result<(), CliError> {
-        control.set_records(None);
-        inference.set_tap(None);
-        if let Some(recorder) = self.recorder.take() {
-            let counts = recorder.finish(control.counts().records_dropped).map_err(CliError::failed)?;
-            let of = |key: &str| counts.get(key).cloned().unwrap_or_default();
-            let (ticks, answers) = (of("control_periods_dropped"), of("inferences_dropped"));
-            view.line(&format!("recording  {ticks} control periods and {answers} inferences dropped"));
-        }
-        self.failed.take().map_or(Ok(()), |message| Err(CliError::Failed(message)))
-    }
-}
-
-#[cfg(not(feature = "mcap"))]
-impl Tape {
-    fn pump(&mut self, _: &View) {}
-
-    fn finish(&mut self, _: &mut ControlLoop, _: &mut InferenceLoop, _: &View) -> Result<(), CliError> {
-        Ok(())
-    }
-}
-
-/// Judges one episode and shows what happens.
-struct Watcher {
-    judge: Judge,
-    begin: Instant,
-    outcome: Option<Outcome>,
-    /// Of the episodes before.
-    successes: usize,
-}
-
-impl Watcher {
-    fn new(plan: &Plan, limit: Duration, world: &SimRobot, begin: Instant, successes: usize) -> Self {
-        Self { judge: Judge::with_limit(plan.target, &world.cubes(), limit), begin, outcome: None, successes }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn look(
-        &mut self,
-        now: Instant,
-        start: Instant,
-        tick: &Tick,
-        world: &SimRobot,
-        view: &View,
-        events: &mut rtrb::Consumer<Event>,
-        saver: Option<&mut FrameSaver>,
-        episode: u64,
-    ) -> Flow {
-        let seconds = now.duration_since(start).as_secs_f64();
-        while let Ok(event) = events.pop() {
-            view.event(event.now.duration_since(start).as_secs_f64(), &event);
-        }
-        view.show(seconds, &tick.ladder, Some(tick), self.successes);
-        if let Some(saver) = saver {
-            for failure in saver.save(episode, now) {
-                view.line(&failure);
-            }
-        }
-        self.outcome = self.judge.watch(now.duration_since(self.begin), &world.cubes());
-        if self.outcome.is_some() { Flow::Stop } else { Flow::Continue }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::bundle::EngineName;
     use super::*;
-
-    #[test]
-    fn every_fault_belongs_to_the_simulator_or_to_the_runtime() {
-        for kind in FaultKind::ALL {
-            let fault = Fault { kind, camera: None, start: Duration::ZERO, duration: None };
-            let here = !runtime_faults(&[fault]).is_empty();
-            assert_ne!(here, kind.is_of_simulator(), "{}", kind.name());
-        }
-    }
+    use crate::cli::bundle::EngineName;
 
     #[test]
     fn the_default_arguments_are_the_demonstration() {
