@@ -34,7 +34,6 @@ pub mod frames;
 pub mod infer;
 #[cfg(feature = "sim")]
 mod joint_order;
-#[cfg(any(feature = "sim", feature = "serial", feature = "zenoh"))]
 mod loops;
 #[cfg(feature = "zenoh")]
 pub mod node;
@@ -48,7 +47,6 @@ pub mod real;
 mod recorded;
 #[cfg(feature = "mcap")]
 pub mod replay;
-#[cfg(feature = "sim")]
 pub mod report;
 pub mod robot_file;
 pub mod run;
@@ -63,10 +61,8 @@ pub mod simulation;
 pub mod startup;
 pub mod statistics;
 pub mod stop;
-#[cfg(feature = "sim")]
 pub mod supervision;
 pub mod tokenize;
-#[cfg(feature = "sim")]
 pub mod view;
 #[cfg(feature = "zenoh")]
 pub mod wire;

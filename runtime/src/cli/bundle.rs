@@ -1,6 +1,8 @@
 //! Opening bundles and robots for the commands: the built-in ones, or the files named.
 
-use super::error::{CliError, read_text};
+use super::error::CliError;
+#[cfg(feature = "ort")]
+use super::error::read_text;
 use clap::{Args, ValueEnum};
 use core::time::Duration;
 use endplate_hal::{RobotSpec, robots};
@@ -14,7 +16,9 @@ use endplate_policies::{
 };
 use include_dir::{Dir, include_dir};
 use indicatif::ProgressBar;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "ort")]
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 static DEMONSTRATION: Dir = include_dir!("$CARGO_MANIFEST_DIR/../policies/bundles/pick_cube_fast");

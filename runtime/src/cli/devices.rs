@@ -2,6 +2,7 @@
 
 use super::error::CliError;
 use clap::ValueEnum;
+#[cfg(feature = "sim")]
 use endplate_hal::servo::Protocol;
 use endplate_hal::{Arm, Clock, EMULATED, Robot, RobotSpec};
 use endplate_runtime::robot::{BusArm, BusReport};
@@ -31,14 +32,10 @@ pub struct OpenArms {
     pub emulated: Vec<endplate_sim::bus::EmulatedBus>,
 }
 
-/// Whether the description names servo buses.
-pub fn has_buses(spec: &RobotSpec) -> bool {
-    spec.arms.iter().any(|arm| arm.bus.is_some())
-}
-
 /// Whether all of them are emulated over the simulated robot.
 pub fn is_emulated(spec: &RobotSpec) -> bool {
-    has_buses(spec) && spec.arms.iter().all(|arm| arm.bus.as_ref().is_some_and(|bus| bus.port == EMULATED))
+    super::robot_file::has_buses(spec)
+        && spec.arms.iter().all(|arm| arm.bus.as_ref().is_some_and(|bus| bus.port == EMULATED))
 }
 
 /// Opens every arm: looks at its servos and starts its bus thread. Nothing is written to a servo.
@@ -55,17 +52,21 @@ pub fn open_arms(
         let bus = arm.bus.as_ref().ok_or_else(|| {
             CliError::Input(format!("{}: arms[{}].bus: describe it, or use the simulated robot", spec.source, arm.name))
         })?;
-        let mut port = Path::new(&bus.port).to_owned();
-        if bus.port == EMULATED {
-            #[cfg(feature = "sim")]
-            {
-                let started = emulate(spec, arm, bus.protocol, world)?;
-                port = started.path().to_owned();
-                emulated.push(started);
-            }
-            #[cfg(not(feature = "sim"))]
+        #[cfg(feature = "sim")]
+        let port = if bus.port == EMULATED {
+            let started = emulate(spec, arm, bus.protocol, world)?;
+            let port = started.path().to_owned();
+            emulated.push(started);
+            port
+        } else {
+            Path::new(&bus.port).to_owned()
+        };
+        #[cfg(not(feature = "sim"))]
+        let port = if bus.port == EMULATED {
             return Err(CliError::Input("an emulated bus needs the feature `sim`".to_owned()));
-        }
+        } else {
+            Path::new(&bus.port).to_owned()
+        };
         let joints = &spec.joints[arm.joints.clone()];
         let margin = spec.control.implausible_margin_rad;
         let opened = BusArm::open(arm, joints, margin, &port, Arc::clone(clock)).map_err(CliError::input)?;

@@ -15,6 +15,11 @@ const BUILT_IN: [(&str, &str); 6] = [
     ("viperx", robots::VIPERX),
 ];
 
+/// Whether the description names servo buses.
+pub fn has_buses(spec: &RobotSpec) -> bool {
+    spec.arms.iter().any(|arm| arm.bus.is_some())
+}
+
 /// The robot described in a file or built in under a name.
 pub fn open(path: &Path) -> Result<RobotSpec, CliError> {
     open_with(path, &mut |folder, file| calibration(folder, file).map(Some))

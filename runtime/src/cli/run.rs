@@ -226,7 +226,11 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
     #[cfg(not(feature = "sim"))]
     {
         let _ = loaded;
-        Err(CliError::Input("the only driver, \"sim\", is not in this build: build with the feature `sim`".into()))
+        Err(CliError::Input(format!(
+            "{}: this robot is simulated, and the simulator is not in this build: name a robot on a bus (--robot), or build \
+             with the feature `sim`",
+            robot.source
+        )))
     }
     #[cfg(feature = "sim")]
     {
@@ -238,7 +242,7 @@ pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
 /// Whether the description is of hardware: an arm on a bus that is not emulated.
 #[cfg(feature = "serial")]
 fn is_real(robot: &RobotSpec) -> bool {
-    super::devices::has_buses(robot) && !super::devices::is_emulated(robot)
+    super::robot_file::has_buses(robot) && !super::devices::is_emulated(robot)
 }
 
 #[cfg(not(feature = "serial"))]

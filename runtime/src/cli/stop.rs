@@ -29,7 +29,7 @@ pub fn stop(arguments: &StopArguments) -> Result<(), CliError> {
         _ => String::new(),
     };
     #[cfg(feature = "serial")]
-    if super::devices::has_buses(&robot) && !super::devices::is_emulated(&robot) {
+    if super::robot_file::has_buses(&robot) && !super::devices::is_emulated(&robot) {
         return buses::stop(&robot, &ended);
     }
     // A simulated arm lives in the process that has ended.

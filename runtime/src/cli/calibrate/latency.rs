@@ -69,7 +69,7 @@ pub fn measure(arguments: &LatencyArguments) -> Result<(), CliError> {
     }
     let span = Duration::from_secs_f64(arguments.seconds);
     let swing = Swing { joint, swing_rad: arguments.swing_rad, span };
-    let recorded = if super::super::devices::has_buses(&robot) {
+    let recorded = if crate::cli::robot_file::has_buses(&robot) {
         on_real_clock(&robot, swing)?
     } else {
         in_simulated_time(&robot, swing)?

@@ -26,7 +26,8 @@ impl Buses {
         clock: &Arc<MonotonicClock>,
         on_real_clock: bool,
     ) -> Result<(Robot, Self), CliError> {
-        use crate::cli::devices::{has_buses, open_arms};
+        use crate::cli::devices::open_arms;
+        use crate::cli::robot_file::has_buses;
         if !has_buses(spec) {
             return Self::none(world);
         }
