@@ -6,8 +6,7 @@ use std::sync::OnceLock;
 
 static STOP: OnceLock<StopRequest> = OnceLock::new();
 
-/// From now on the first SIGINT, SIGTERM or SIGHUP is noted; the second of the first two ends the process at
-/// once.
+/// From now on the first SIGINT, SIGTERM or SIGHUP is noted; a second SIGINT or SIGTERM ends the process at once.
 pub fn install() -> Result<(), CliError> {
     let stop = StopRequest::listen().map_err(|error| CliError::Failed(format!("signal handlers: {error}")))?;
     STOP.get_or_init(|| stop);
