@@ -11,6 +11,7 @@ use endplate_runtime::drive::{Sight, camera_loops};
 use endplate_runtime::watchdog::{Heartbeat, Notifier, Watchdog, WatchdogOptions};
 use endplate_runtime::{ControlLoop, ControlSnapshot, FaultPlan, PlayRules, Samples, stamp_ring, triple_buffer};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -50,7 +51,20 @@ impl Supervisor {
     }
 
     fn spawn(&self, arguments: &[&str]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_endplate"))
+        self.spawn_with(libc::SIG_DFL, arguments)
+    }
+
+    /// With `SIGHUP` as a terminal leaves it or as `nohup` does, whatever these tests were started under.
+    fn spawn_with(&self, hangup: libc::sighandler_t, arguments: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_endplate"));
+        // SAFETY: between fork and exec one function is called that is safe there.
+        unsafe {
+            command.pre_exec(move || {
+                libc::signal(libc::SIGHUP, hangup);
+                Ok(())
+            })
+        };
+        command
             .args(arguments)
             .env("NOTIFY_SOCKET", self.path("notify"))
             .env("WATCHDOG_USEC", "200000")
@@ -151,6 +165,20 @@ fn a_run_nobody_reads_goes_on_and_stops_under_control_when_its_terminal_hangs_up
     let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
     assert_eq!((&report["stopped_by"], &report["episodes"]), (&"SIGHUP".into(), &1.into()), "{report}");
     assert_eq!(report["faults"]["estop"], 1);
+}
+
+#[test]
+fn a_run_under_nohup_outlives_its_terminal() {
+    let supervisor = Supervisor::new();
+    let json = supervisor.path("run.json");
+    let arguments = ["run", "--realtime", "--episodes", "1", "--json", json.to_str().unwrap()];
+    let mut child = supervisor.spawn_with(libc::SIG_IGN, &arguments);
+    drop(child.stdout.take());
+    supervisor.wait_for("READY=1");
+    signal(&child, libc::SIGHUP);
+    assert!(child.wait().unwrap().success());
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!((&report["stopped_by"], &report["episodes"]), (&().into(), &1.into()), "{report}");
 }
 
 #[test]
