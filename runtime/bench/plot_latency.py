@@ -6,7 +6,7 @@ Usage: python runtime/bench/plot_latency.py REPORT.json[,REPORT.json…] TASK OU
 import json
 import sys
 
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"]
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#7a5c2e"]
 W, H, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 64, 400, 40, 310
 
 reports, task, out = sys.argv[1:4]
