@@ -78,6 +78,8 @@ fn a_bad_argument_is_named_with_what_to_write() {
     refused(&["run", "--episodes", "1", "--latency", "60"], 2, &["60", "60ms"]);
     refused(&["run", "--episodes", "1", "--latency", "trace:missing.txt"], 2, &["missing.txt"]);
     refused(&["evaluate", "--episodes", "0"], 2, &["--episodes 0"]);
+    refused(&["run", "--episodes", "0"], 2, &["--episodes 0"]);
+    refused(&["bench", "faults", "--seeds", "0"], 2, &["--seeds 0"]);
     refused(&["evaluate", "--episodes", "1", "--latency", "soon"], 2, &["--latency soon", "measured"]);
     refused(&["dataset", "--out", "never", "--moving", "2"], 2, &["--moving 2", "between 0 and 1"]);
     let unknown = endplate(&["run", "--speed", "3"]);

@@ -84,6 +84,14 @@ pub fn require_writable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Res
     Ok(())
 }
 
+/// Refuses to do nothing and call it done.
+pub fn require_one(option: &str, count: u64) -> Result<(), CliError> {
+    if count == 0 {
+        return Err(CliError::Input(format!("{option} 0: run at least one")));
+    }
+    Ok(())
+}
+
 /// Whether there is something that is neither a file nor a folder.
 fn is_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())

@@ -4,7 +4,7 @@
 //! finished episode is a JSON line of `--resume FILE`; a second run with the same file plays only what is missing.
 
 use super::bundle::{EngineName, PolicyArguments, open_robot, require_fit};
-use super::error::{CliError, require_writable, write};
+use super::error::{CliError, require_one, require_writable, write};
 use super::frames::FrameSaver;
 use super::run::{Images, RunArguments, Seed, Task};
 use super::simulation::Bench;
@@ -220,9 +220,7 @@ struct Report<'a> {
 
 /// Plays what is missing, then prints and writes the table.
 pub fn evaluate(arguments: &EvaluateArguments) -> Result<(), CliError> {
-    if arguments.episodes == 0 {
-        return Err(CliError::Input("--episodes 0: play at least one".to_owned()));
-    }
+    require_one("--episodes", arguments.episodes)?;
     require_writable(arguments.json.iter().chain(&arguments.markdown))?;
     let mut records: Vec<Record> = arguments.resume.as_deref().map_or_else(|| Ok(Vec::new()), read_lines)?;
     if let Some(folder) = &arguments.strip {

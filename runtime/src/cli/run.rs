@@ -1,7 +1,7 @@
 //! `endplate run`: the main job.
 
 use super::bundle::{PolicyArguments, open_robot, require_fit};
-use super::error::{CliError, require_writable, write};
+use super::error::{CliError, require_one, require_writable, write};
 use super::feasibility::require_time;
 use super::report::RunReport;
 #[cfg(feature = "sim")]
@@ -180,9 +180,7 @@ pub fn publish_report(arguments: &RunArguments, report: &RunReport) -> Result<()
 
 /// Runs the job and prints its summary.
 pub fn run(arguments: &RunArguments) -> Result<(), CliError> {
-    if arguments.episodes == Some(0) {
-        return Err(CliError::Input("--episodes 0: play at least one".to_owned()));
-    }
+    arguments.episodes.map_or(Ok(()), |episodes| require_one("--episodes", episodes))?;
     require_writable(arguments.json.iter().chain(&arguments.write_trace))?;
     #[allow(unused_mut)] // without servo buses
     let mut robot = open_robot(arguments.robot.as_ref())?;

@@ -6,7 +6,8 @@ use crate::scheduler::{MAX_ROWS, Reference};
 use endplate_hal::MotionTime;
 use endplate_policies::{Blending, Interpolation};
 
-/// Older chunks kept beside the newest: of a chunk a row, all that still have a row.
+/// Older chunks kept beside the newest: at a chunk a row, all that still have a row, of chunks of any length; at one and a
+/// half, which old frames make of it, of chunks of up to 84 rows.
 const OLDER: usize = MAX_ROWS - 1;
 
 /// The chunks before the newest.

@@ -7,7 +7,7 @@ use super::judge::Judge;
 use super::kinematic::{Draw, START, Trial};
 use super::{BenchArguments, Row};
 use crate::cli::bundle::{PolicyArguments, open_robot};
-use crate::cli::error::{CliError, write};
+use crate::cli::error::{CliError, require_one, write};
 use crate::cli::run::{RunArguments, Seed, Task};
 use crate::cli::simulation::{Bench, runtime_faults};
 use crate::cli::view::View;
@@ -37,9 +37,7 @@ const HANDOVERS: [&str; 7] = [
 
 /// Runs the seeds asked for, or the matrix.
 pub fn rows(arguments: &BenchArguments) -> Result<Vec<Row>, CliError> {
-    if arguments.seeds == 0 {
-        return Err(CliError::Input("--seeds 0: run at least one".to_owned()));
-    }
+    require_one("--seeds", arguments.seeds)?;
     let robot = open_robot(None)?;
     if arguments.trained {
         return seeds(arguments, "random fault plans, trained policy", |seed| trained(arguments, &robot, seed));
